@@ -1,0 +1,118 @@
+"""A case from input to result files, through `configs/inference.yaml`, so that every way of calling gives the same voxels."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from monai.bundle import ConfigParser
+from monai.engines import IterationEvents
+
+from bundle.skull_implant.errors import CaseRefused, InputError
+from bundle.skull_implant.network import SkullCompleter
+from bundle.skull_implant.writing import CaseWriter
+
+logger = logging.getLogger(__name__)
+
+
+def complete_step(engine: Engine, batch: dict[str, Any]) -> dict[str, Any]:
+    """One case through the inferer: MONAI's iteration update for cases that carry more than tensors.
+
+    Args:
+        engine: evaluator with `network` and `inferer`.
+        batch: one case's dictionary, not collated; `image` is (1, X, Y, Z).
+
+    Returns:
+        The dictionary with the inferer's outputs, without their batch axis, and what the postprocessing added.
+    """
+    network: SkullCompleter = engine.network  # type: ignore[attr-defined]
+    network.eval()
+    image = batch["image"][None].to(engine.state.device)  # (1, X, Y, Z) -> (1, 1, X, Y, Z)
+    outputs = engine.inferer(image, network)  # type: ignore[attr-defined]
+    engine.state.output = {**batch, **{key: value[0] for key, value in outputs.items()}}
+    engine.fire_event(IterationEvents.MODEL_COMPLETED)  # runs the postprocessing, which may put its results in the batch
+    return {**engine.state.batch, **engine.state.output}  # type: ignore[dict-item]
+
+
+def run_inference(evaluator: Engine, writer: CaseWriter) -> None:
+    """Run an evaluator and turn expected errors into what a user can act on.
+
+    Raises:
+        InputError: bad input; a refused case's report has been written by then.
+    """
+    try:
+        evaluator.run()
+    except Exception as error:
+        expected = _input_error(error)
+        if expected is None:
+            raise
+        if isinstance(expected, CaseRefused):
+            writer.write_refused(expected)
+        raise expected from error
+
+
+def run_or_exit(evaluator: Engine, writer: CaseWriter) -> None:
+    """The same for `python -m monai.bundle run`: one line on stderr and exit status 1."""
+    try:
+        run_inference(evaluator, writer)
+    except InputError as error:
+        print(str(error), file=sys.stderr)
+        sys.exit(1)
+
+
+def complete(config_file: Path, **overrides: Any) -> list[Path]:
+    """Run the inference config with some of its keys replaced.
+
+    Args:
+        config_file: `configs/inference.yaml`.
+        overrides: top-level keys and their values.
+
+    Returns:
+        Folders of the results.
+
+    Raises:
+        InputError: bad input or settings.
+    """
+    parser = ConfigParser()
+    parser.read_config(str(config_file))
+    for key, value in overrides.items():
+        parser[key] = value
+    parser.parse()
+    try:
+        writer = parser.get_parsed_content("writer")
+        writer.check_targets()
+        run_inference(parser.get_parsed_content("evaluator"), writer)
+    except RuntimeError as error:  # MONAI wraps what a component raises
+        expected = _input_error(error)
+        raise expected or error from error
+    return list(writer.written)
+
+
+def choose_device(name: str) -> torch.device:
+    """A device by name; "auto" is the GPU where there is one.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if str(name) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device must be auto, cpu or cuda, got {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("device cuda must exist, PyTorch sees no GPU here; use --device cpu")
+    return device
+
+
+def _input_error(error: BaseException | None) -> InputError | None:
+    """The InputError in a chain of causes, or None."""
+    while error is not None:
+        if isinstance(error, InputError):
+            return error
+        error = error.__cause__
+    return None

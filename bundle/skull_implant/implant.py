@@ -1,0 +1,169 @@
+"""From a completed skull to the implant: one solid piece in the hole, on the scan's own grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from bundle.skull_implant.canonical_frame import CanonicalFrame
+from bundle.skull_implant.canonical_grid import CanonicalBox, crop_grid, to_native
+from bundle.skull_implant.vault_template import VaultTemplate
+from bundle.skull_implant.volume import Grid, Volume
+
+
+@dataclass(frozen=True)
+class ImplantRules:
+    """What counts as implant. A decoded skull is about 1 mm off everywhere, so a raw difference covers the whole head with a film.
+
+    Args:
+        level: probability above which the decoded skull is bone.
+        core_mm: the hole's core is decoded bone at least this far from the patient's bone; a film never is.
+        reach_mm: beyond `core_mm`, how far the implant may reach from its core towards and over the rim.
+        opening_mm: radius of the ball that must fit everywhere in the implant.
+        shell_mm: of a cranial implant, how far inside and outside the fitted outer vault its core may lie.
+        border_mm: cores this near to the end of the scan are missing scan, not missing bone.
+        minimum_ml: a smaller piece is no implant.
+    """
+
+    level: float = 0.5
+    core_mm: float = 4.0
+    reach_mm: float = 1.5
+    opening_mm: float = 1.0
+    shell_mm: tuple[float, float] = (20.0, 8.0)
+    border_mm: float = 4.0
+    minimum_ml: float = 0.5
+
+
+def design_implant(
+    probability: np.ndarray,
+    bone_share: np.ndarray,
+    skull: Volume,
+    frame: CanonicalFrame,
+    box: CanonicalBox,
+    template: VaultTemplate,
+    *,
+    cranial: bool = True,
+    rules: ImplantRules | None = None,
+) -> Volume:
+    """The missing piece: decoded skull minus bone, grown back from the hole's core, opened, in one piece.
+
+    Args:
+        probability: (X, Y, Z) of skull, decoded, canonical.
+        bone_share: (X, Y, Z) share of the patient's bone, canonical.
+        skull: the patient's bone, bool, on the scan's grid.
+        frame: of this case.
+        box: canonical box.
+        template: mean vault, which tells where the vault is.
+        cranial: look for the hole in the vault only; False looks everywhere, for facial defects.
+        rules: what counts as implant.
+
+    Returns:
+        Bool voxels on the scan's grid, never on bone; all False when there is no hole.
+    """
+    rules = rules or ImplantRules()
+    empty = Volume(np.zeros(skull.voxels.shape, bool), skull.grid)
+    core = hole_core(probability, bone_share, skull.grid, frame, box, template, cranial=cranial, rules=rules)
+    if not core.any():
+        return empty
+    window = _native_window(core, frame, box, skull.grid, margin_mm=3 * rules.core_mm)
+    part = crop_grid(skull.grid, [s.start for s in window], [s.stop - s.start for s in window])
+    bone = skull.voxels[window]
+    decoded = to_native(probability, frame, box, part) > rules.level
+    inside_core = to_native(core.astype(np.float32), frame, box, part) > 0.25
+    piece = _grow(decoded & ~bone, bone, inside_core, part.spacing, rules)
+    if piece.sum() * skull.grid.voxel_ml < rules.minimum_ml:
+        return empty
+    empty.voxels[window] = piece
+    return empty
+
+
+def hole_core(
+    probability: np.ndarray,
+    bone_share: np.ndarray,
+    grid: Grid,
+    frame: CanonicalFrame,
+    box: CanonicalBox,
+    template: VaultTemplate,
+    *,
+    cranial: bool,
+    rules: ImplantRules,
+) -> np.ndarray:
+    """The largest connected part of the decoded skull that is far from all bone, (X, Y, Z) bool, canonical."""
+    distance = ndimage.distance_transform_edt(bone_share < 0.4, sampling=box.spacing_mm)
+    core = (probability > rules.level) & (distance >= rules.core_mm)
+    core &= scanned(grid, frame, box, rules.border_mm)
+    if cranial:
+        core &= vault_shell(frame, box, template, rules.shell_mm)
+    return largest_component(core)
+
+
+def scanned(grid: Grid, frame: CanonicalFrame, box: CanonicalBox, border_mm: float) -> np.ndarray:
+    """Canonical voxels (X, Y, Z) that the scan shows, at least `border_mm` from its end."""
+    to_index = grid.inverse_affine @ frame.affine
+    points = box.coordinates().numpy()
+    index = np.tensordot(to_index[:3, :3], points, axes=1) + to_index[:3, 3, None, None, None]
+    margin = border_mm / np.asarray(grid.spacing)[:, None, None, None]
+    size = np.asarray(grid.size)[:, None, None, None]
+    return np.asarray(np.all((index > margin - 0.5) & (index < size - 0.5 - margin), axis=0))
+
+
+def vault_shell(frame: CanonicalFrame, box: CanonicalBox, template: VaultTemplate, shell_mm: tuple[float, float]) -> np.ndarray:
+    """Canonical voxels (X, Y, Z) near the fitted outer vault, down to 25 degrees below its equator."""
+    points = box.coordinates().numpy().reshape(3, -1).T + np.array([0.0, 0.0, template.vertex_mm * frame.scales[2]])
+    scaled = points / frame.scales
+    radius, theta = template.radius(scaled)
+    length = np.linalg.norm(points, axis=1)
+    gap = length * (1.0 - radius / np.maximum(np.linalg.norm(scaled, axis=1), 1e-6))  # mm outside the vault
+    near = (gap > -shell_mm[0]) & (gap < shell_mm[1]) & (theta < 115.0)
+    return np.asarray(near.reshape(box.spatial_size))
+
+
+def largest_component(mask: np.ndarray) -> np.ndarray:
+    """The largest part of a mask whose voxels touch by faces; all False for an empty mask."""
+    labels, count = ndimage.label(mask)
+    if count == 0:
+        return np.zeros(mask.shape, bool)
+    return np.asarray(labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]))
+
+
+def _grow(difference: np.ndarray, bone: np.ndarray, core: np.ndarray, spacing: tuple[float, ...], rules: ImplantRules) -> np.ndarray:
+    """The difference near the hole's core, opened, its cavities filled, largest piece."""
+    far = difference & core & (_distance_mm(bone, spacing) >= 0.75 * rules.core_mm)
+    if not far.any():
+        return far
+    near = difference & (_distance_mm(far, spacing) <= 0.75 * rules.core_mm + rules.reach_mm)
+    piece = largest_component(_opened(near, spacing, rules.opening_mm))
+    filled = np.asarray(ndimage.binary_fill_holes(piece))
+    return filled & ~bone
+
+
+def _opened(mask: np.ndarray, spacing: tuple[float, ...], radius_mm: float) -> np.ndarray:
+    """Opening with a ball, by two distance maps, which is exact for anisotropic voxels."""
+    kept = _distance_mm(~mask, spacing) > radius_mm
+    return mask & (_distance_mm(kept, spacing) <= radius_mm) if kept.any() else kept
+
+
+def _distance_mm(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+    """Distance of every voxel from a mask in mm, (X, Y, Z) float32; infinite if the mask is empty."""
+    if not mask.any():
+        return np.full(mask.shape, np.inf, np.float32)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(mask.transpose(2, 1, 0)).astype(np.uint8))
+    image.SetSpacing(spacing)
+    distance = sitk.SignedMaurerDistanceMap(image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)
+    return np.maximum(sitk.GetArrayViewFromImage(distance).transpose(2, 1, 0), 0.0)
+
+
+def _native_window(core: np.ndarray, frame: CanonicalFrame, box: CanonicalBox, grid: Grid, margin_mm: float) -> tuple[slice, ...]:
+    """Slices of the scan around a canonical mask."""
+    index = np.argwhere(core)
+    low, high = index.min(0), index.max(0)
+    corners = np.array(np.meshgrid(*zip(low, high, strict=True), indexing="ij")).reshape(3, -1)
+    to_index = grid.inverse_affine @ frame.affine @ box.affine
+    native = to_index[:3, :3] @ corners + to_index[:3, 3:]
+    margin = margin_mm / np.asarray(grid.spacing)
+    begin = np.clip(np.floor(native.min(1) - margin), 0, None).astype(int)
+    end = np.minimum(np.ceil(native.max(1) + margin).astype(int) + 1, grid.size)
+    return tuple(slice(int(a), int(max(a + 1, b))) for a, b in zip(begin, end, strict=True))

@@ -1,0 +1,56 @@
+"""Gamma and the defect class enter here, because a workflow's parameters cannot reach a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+
+from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
+
+
+class CompletionInferer(Inferer):
+    """Encode, add `gamma * DEV` of the defect's class, decode (Li et al. 2022).
+
+    Args:
+        gamma: 0 reconstructs the input, 1 completes it, more thickens.
+        defect_class: "cranial", "facial", or "auto" for the more probable one of each code.
+
+    Raises:
+        InputError: gamma is no number or the class is unknown.
+    """
+
+    def __init__(self, gamma: float = 1.0, defect_class: str = "auto") -> None:
+        super().__init__()
+        if defect_class not in ("auto", *DEFECT_CLASSES):
+            raise InputError(f"defect_class must be auto, {' or '.join(DEFECT_CLASSES)}, got {defect_class!r}")
+        try:
+            self.gamma = float(gamma)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"gamma must be a number, got {gamma!r}; 1 completes the skull") from error
+        if not -10.0 <= self.gamma <= 10.0:
+            raise InputError(f"gamma must lie between -10 and 10, got {self.gamma:g}; 1 completes the skull")
+        self.defect_class = defect_class
+
+    @torch.no_grad()
+    def __call__(self, inputs: torch.Tensor, network: SkullCompleter, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """Complete a batch of canonical skulls.
+
+        Args:
+            inputs: (B, 1, X, Y, Z), share of bone.
+            network: the completer.
+            args: unused; MONAI's signature.
+            kwargs: unused; MONAI's signature.
+
+        Returns:
+            `pred` (B, 1, X, Y, Z), probability of skull; `class_probability` (B, 3) of complete, cranial, facial; `class_index` (B,) of the
+            class that was used, in :data:`DEFECT_CLASSES`.
+        """
+        code = network.encode(torch.as_tensor(inputs))
+        probability = network.class_probabilities(code)
+        index = probability[:, 1:].argmax(dim=1)
+        if self.defect_class != "auto":
+            index = torch.full_like(index, DEFECT_CLASSES.index(self.defect_class))
+        return {"pred": network.decode(code + self.gamma * network.dev[index]), "class_probability": probability, "class_index": index}

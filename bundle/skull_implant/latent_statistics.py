@@ -1,0 +1,104 @@
+"""Statistics of the training skulls' codes: standardization, centroids, DEV and the linear classifier of defects."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from bundle.skull_implant.network import LATENT_CLASSES, SkullCompleter
+from bundle.skull_implant.training_data import DefectCutter, SkullBatches, SkullDataset
+
+logger = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def fit_standardization(network: SkullCompleter, batches: SkullBatches, device: torch.device, epochs: int = 1) -> None:
+    """Set `latent_mean` and `latent_std` from the posterior means of one or more epochs of training volumes.
+
+    An affine change of variables: DEV and gamma mean the same before and after. At beta = 100 the spread is a few hundredths, and a decoder fed
+    with raw codes would see almost a constant.
+
+    Args:
+        network: its encoder is trained; changed in place.
+        batches: of training skulls, restarted at epoch 0.
+        device: where to compute.
+        epochs: of batches to average over.
+    """
+    network.eval()
+    batches.epoch = 0
+    means = torch.cat([network.encoder(batch["image"].to(device))[0].double() for _ in range(epochs) for batch in batches])
+    network.latent_mean.copy_(means.mean(0))
+    network.latent_std.copy_(means.std(0).clamp_min(1e-8))
+    network.template_mm.copy_(torch.as_tensor(batches.dataset.template.radii_mm))
+    network.template_step_deg.fill_(batches.dataset.template.step_deg)
+    batches.epoch = 0
+    logger.info("posterior mean over the training skulls: standard deviation %.3g to %.3g", means.std(0).min(), means.std(0).max())
+
+
+@torch.no_grad()
+def encode_classes(
+    network: SkullCompleter, dataset: SkullDataset, cutter: DefectCutter, draws: Sequence[int], seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Standardized codes of undeformed skulls of each class.
+
+    Args:
+        network: with standardization.
+        dataset: skulls.
+        cutter: cuts the defects.
+        draws: volumes a skull of complete, cranial, facial.
+        seed: of the defects.
+
+    Returns:
+        Codes (N, latent_size), classes (N,), index of the skull (N,).
+    """
+    network.eval()
+    generator = np.random.default_rng(seed)
+    codes, kinds, owners = [], [], []
+    for index in range(len(dataset)):
+        item = dataset[index]
+        official = item["implant"] if dataset.has_implant[index] else None
+        wanted = [kind for kind, count in enumerate(draws) for _ in range(count)]
+        volumes = torch.stack([cutter.cut(item["image"], official, LATENT_CLASSES[kind], generator) for kind in wanted])
+        codes.append(network.encode(volumes).cpu().numpy())
+        kinds += wanted
+        owners += [index] * len(wanted)
+    return np.concatenate(codes), np.array(kinds), np.array(owners)
+
+
+def fit_latent_statistics(
+    network: SkullCompleter, dataset: SkullDataset, cutter: DefectCutter, draws: Sequence[int] = (1, 10, 3), seed: int = 0
+) -> None:
+    """Set centroids, `DEV = mean(z_complete) - mean(z_defective)` (Li et al. 2022) and the classifier, from training skulls only.
+
+    Every skull weighs the same in every mean. Arguments as :func:`encode_classes`; the network is changed in place.
+    """
+    codes, kinds, _ = encode_classes(network, dataset, cutter, draws, seed)
+    centroids = np.stack([codes[kinds == kind].mean(0) for kind in range(len(LATENT_CLASSES))])
+    # Strong regularization: codes of a few dozen persons, and the probability is shown to a user.
+    classifier = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000).fit(codes, kinds)
+    _set(network.centroids, centroids)
+    _set(network.dev, centroids[0] - centroids[1:])
+    _set(network.class_weight, classifier.coef_)
+    _set(network.class_bias, classifier.intercept_)
+    logger.info("classes told apart on the training skulls: %.1f %%", 100 * classifier.score(codes, kinds))
+
+
+def save_completer(network: SkullCompleter, model_file: str | Path) -> None:
+    """Write the completer's plain state dict, whole or not at all."""
+    path = Path(model_file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial.{path.name}")
+    torch.save({key: value.cpu() for key, value in network.state_dict().items()}, partial)
+    os.replace(partial, path)
+    logger.info("wrote %s", path)
+
+
+def _set(buffer: torch.Tensor, values: Any) -> None:
+    buffer.copy_(torch.as_tensor(values))

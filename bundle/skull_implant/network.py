@@ -1,0 +1,232 @@
+"""The beta-VAE and the network that a workflow sees: encode, step along DEV, decode.
+
+The layers are those of the method paper (Li et al. 2022): strided convolutions with batch norm, two linear layers to the posterior's mean and log
+variance, and a mirrored decoder with two output channels (background, skull) that gives logits.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.networks.blocks import Convolution
+from torch import nn
+
+from bundle.skull_implant.canonical_grid import CanonicalBox
+from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.vault_template import VaultTemplate
+
+DEFECT_CLASSES = ("cranial", "facial")
+LATENT_CLASSES = ("complete", *DEFECT_CLASSES)
+
+
+class Encoder(nn.Module):
+    """Skull `(B, 1, X, Y, Z)` to the posterior's mean and log variance, each `(B, latent_size)`.
+
+    Args:
+        spatial_size: voxels of the canonical grid; each must be divisible by the product of the strides.
+        channels: of each convolution.
+        strides: of each convolution.
+        latent_size: numbers in a code.
+    """
+
+    def __init__(self, spatial_size: Sequence[int], channels: Sequence[int], strides: Sequence[int], latent_size: int) -> None:
+        super().__init__()
+        self.final_size = _final_size(spatial_size, strides)
+        sizes = [1, *channels]
+        self.layers = nn.Sequential(
+            *(Convolution(3, sizes[i], sizes[i + 1], strides=strides[i], norm="batch") for i in range(len(channels)))
+        )
+        features = channels[-1] * int(np.prod(self.final_size))
+        self.mean = nn.Linear(features, latent_size)
+        self.log_variance = nn.Linear(features, latent_size)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log variance of the code's posterior."""
+        features = self.layers(image).flatten(1)  # (B, C, x, y, z) -> (B, C x y z)
+        return self.mean(features), self.log_variance(features)
+
+
+class Decoder(nn.Module):
+    """Code `(B, latent_size)` to logits `(B, 2, X, Y, Z)` of background and skull. Arguments as :class:`Encoder`."""
+
+    def __init__(self, spatial_size: Sequence[int], channels: Sequence[int], strides: Sequence[int], latent_size: int) -> None:
+        super().__init__()
+        self.final_size = _final_size(spatial_size, strides)
+        self.linear = nn.Linear(latent_size, channels[-1] * int(np.prod(self.final_size)))
+        sizes = [*channels[::-1], 2]
+        steps = list(strides)[::-1]
+        last = len(channels) - 1
+        self.layers = nn.Sequential(
+            *(
+                Convolution(
+                    3, sizes[i], sizes[i + 1], strides=steps[i], norm="batch", is_transposed=True, conv_only=i == last
+                )
+                for i in range(len(channels))
+            )
+        )
+
+    def forward(self, code: torch.Tensor) -> torch.Tensor:
+        """Logits of background and skull."""
+        features = self.linear(code)
+        return self.layers(features.view(features.shape[0], -1, self.final_size[0], self.final_size[1], self.final_size[2]))
+
+
+class SkullCompleter(nn.Module):
+    """Stage-1 encoder, stage-2 decoder and the latent statistics: one tensor in, one tensor out.
+
+    Everything that inference needs travels in the state dict, as buffers: sizes, box, mean vault, statistics.
+
+    Args:
+        spatial_size: voxels of the canonical grid along right, anterior, superior.
+        box_mm: size of the canonical box.
+        box_top_mm: how far the box reaches above the vertex.
+        channels: of each strided convolution.
+        strides: of each strided convolution.
+        latent_size: numbers in a code.
+        template_size: entries along one side of the mean vault's map.
+    """
+
+    # For type checkers: register_buffer declares nothing.
+    spatial_size: torch.Tensor
+    box_mm: torch.Tensor
+    box_top_mm: torch.Tensor
+    latent_mean: torch.Tensor
+    latent_std: torch.Tensor
+    centroids: torch.Tensor
+    dev: torch.Tensor
+    class_weight: torch.Tensor
+    class_bias: torch.Tensor
+    template_mm: torch.Tensor
+    template_step_deg: torch.Tensor
+
+    def __init__(
+        self,
+        spatial_size: Sequence[int],
+        channels: Sequence[int],
+        strides: Sequence[int],
+        latent_size: int,
+        box_mm: Sequence[float] = (176.0, 224.0, 160.0),
+        box_top_mm: float = 6.0,
+        template_size: int = 69,
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(spatial_size, channels, strides, latent_size)
+        self.decoder = Decoder(spatial_size, channels, strides, latent_size)
+        self.register_buffer("spatial_size", torch.tensor(list(spatial_size)))
+        self.register_buffer("channels", torch.tensor(list(channels)))
+        self.register_buffer("strides", torch.tensor(list(strides)))
+        self.register_buffer("box_mm", torch.tensor(list(box_mm), dtype=torch.float64))
+        self.register_buffer("box_top_mm", torch.tensor(box_top_mm, dtype=torch.float64))
+        self.register_buffer("latent_mean", torch.zeros(latent_size))
+        self.register_buffer("latent_std", torch.ones(latent_size))
+        self.register_buffer("centroids", torch.zeros(len(LATENT_CLASSES), latent_size))
+        self.register_buffer("dev", torch.zeros(len(DEFECT_CLASSES), latent_size))
+        self.register_buffer("class_weight", torch.zeros(len(LATENT_CLASSES), latent_size))
+        self.register_buffer("class_bias", torch.zeros(len(LATENT_CLASSES)))
+        self.register_buffer("template_mm", torch.zeros(template_size, template_size, dtype=torch.float64))
+        self.register_buffer("template_step_deg", torch.tensor(4.0, dtype=torch.float64))
+
+    @classmethod
+    def from_file(cls, model_file: str | Path) -> SkullCompleter:
+        """A completer of the sizes that a checkpoint holds, with its weights, in evaluation mode.
+
+        Raises:
+            InputError: the file is missing or is not a checkpoint of this class.
+        """
+        state = load_state(model_file)
+        try:
+            network = cls(
+                state["spatial_size"].tolist(),
+                state["channels"].tolist(),
+                state["strides"].tolist(),
+                state["latent_mean"].numel(),
+                state["box_mm"].tolist(),
+                float(state["box_top_mm"]),
+                state["template_mm"].shape[0],
+            )
+            network.load_state_dict(state)
+        except (KeyError, RuntimeError) as error:
+            raise InputError(
+                f"{Path(model_file).name}: model_file must be a completer written by training, got other keys; "
+                "train one with `python -m monai.bundle run training --config_file configs/train.yaml`"
+            ) from error
+        return network.eval()
+
+    @property
+    def template(self) -> VaultTemplate:
+        """The mean vault that this model's training skulls were aligned with."""
+        return VaultTemplate(self.template_mm.cpu().numpy(), float(self.template_step_deg))
+
+    @property
+    def box(self) -> CanonicalBox:
+        """The canonical box that this network sees."""
+        size, size_mm = self.spatial_size.tolist(), self.box_mm.tolist()
+        return CanonicalBox((size[0], size[1], size[2]), (size_mm[0], size_mm[1], size_mm[2]), float(self.box_top_mm))
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """Standardized posterior mean `(B, latent_size)` of a skull `(B, 1, X, Y, Z)`."""
+        mean, _ = self.encoder(image)
+        return (mean - self.latent_mean) / self.latent_std
+
+    def decode(self, code: torch.Tensor) -> torch.Tensor:
+        """Probability of skull `(B, 1, X, Y, Z)` of a standardized code."""
+        return torch.softmax(self.decoder(code), dim=1)[:, 1:]
+
+    def class_probabilities(self, code: torch.Tensor) -> torch.Tensor:
+        """Probability of complete, cranial, facial `(B, 3)`, by linear discriminants of the standardized code."""
+        return torch.softmax(code @ self.class_weight.T + self.class_bias, dim=1)
+
+    def step(self, code: torch.Tensor) -> torch.Tensor:
+        """DEV `(B, latent_size)` of the more probable defect class of each code."""
+        return self.dev[self.class_probabilities(code)[:, 1:].argmax(dim=1)]
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Complete skulls at gamma = 1: probability `(B, 1, X, Y, Z)`."""
+        code = self.encode(image)
+        return self.decode(code + self.step(code))
+
+
+class SkullVAE(nn.Module):
+    """Stage 1: the completer's encoder, trained together with a decoder of its own.
+
+    Args:
+        completer: gives the encoder, which is shared, and the decoder's sizes.
+    """
+
+    def __init__(self, completer: SkullCompleter) -> None:
+        super().__init__()
+        self.encoder = completer.encoder
+        self.decoder = copy.deepcopy(completer.decoder)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits, mean and log variance; the code is sampled in training mode and the mean in evaluation mode."""
+        mean, log_variance = self.encoder(image)
+        code = mean + torch.randn_like(mean) * torch.exp(0.5 * log_variance) if self.training else mean
+        return self.decoder(code), mean, log_variance
+
+
+def load_state(model_file: str | Path) -> dict[str, Any]:
+    """A checkpoint's plain state dict, read with `weights_only=True`.
+
+    Raises:
+        InputError: missing or unreadable file.
+    """
+    path = Path(model_file)
+    if not path.is_file():
+        raise InputError(f"{path}: model_file must exist; train one or give the shipped models/model.pt")
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise InputError(f"{path.name}: model_file must be a PyTorch state dict, it cannot be read; copy it again") from error
+
+
+def _final_size(spatial_size: Sequence[int], strides: Sequence[int]) -> list[int]:
+    total = int(np.prod(strides))
+    if any(size % total for size in spatial_size):
+        raise ValueError(f"spatial_size {tuple(spatial_size)} must be divisible by the product of the strides, {total}")
+    return [size // total for size in spatial_size]

@@ -1,0 +1,151 @@
+"""Complete skulls in, a training set in the canonical box out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from bundle.skull_implant.canonical_frame import align, bone_points, estimate_frame, to_template
+from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
+from bundle.skull_implant.dataset_folder import write_datalist, write_skull
+from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.reading import read_case
+from bundle.skull_implant.skull_mask import clean_binary_mask, skull_mask_from_hu
+from bundle.skull_implant.vault_template import VaultTemplate, average_template
+from bundle.skull_implant.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of one complete skull: the skull or CT, and in the SkullFix layout its implant."""
+
+    name: str
+    skull: Path
+    implant: Path | None = None
+
+    def read_skull(self, threshold_hu: float) -> Volume:
+        """Bone mask on the case's own grid."""
+        case = read_case(self.skull)
+        return clean_binary_mask(case.volume) if case.is_mask else skull_mask_from_hu(case.volume, threshold_hu=threshold_hu)
+
+    def read_implant(self) -> Volume | None:
+        """The official defect's piece, or None."""
+        return read_case(self.implant).volume if self.implant else None
+
+
+def find_sources(folder: Path) -> list[Source]:
+    """Skulls below a folder: the SkullFix layout (`complete_skull/`, `implant/`), or every volume file and DICOM folder in it.
+
+    Raises:
+        InputError: there is none.
+    """
+    skulls = folder / "complete_skull"
+    if skulls.is_dir():
+        return [
+            Source(path.name.split(".")[0], path, implant if (implant := folder / "implant" / path.name).is_file() else None)
+            for path in sorted(skulls.iterdir())
+            if _is_volume(path)
+        ]
+    found = [Source(path.name.split(".")[0], path) for path in sorted(folder.glob("*")) if path.is_dir() or _is_volume(path)]
+    if not found:
+        raise InputError(f"{folder}: SOURCE must hold volume files, DICOM folders or complete_skull/, found none; check the path")
+    return found
+
+
+def build_template(sources: Sequence[Source], threshold_hu: float, rounds: int = 4) -> VaultTemplate:
+    """The mean vault of complete skulls: align with an ellipsoid, average, align with the average, and so on."""
+    template = VaultTemplate.ellipsoid()
+    with ProcessPoolExecutor(initializer=_single_thread) as pool:
+        points = list(pool.map(partial(_points, threshold_hu=threshold_hu), sources))
+        for number in range(rounds):
+            outlines = pool.map(partial(_outline, template=template), points)
+            template = average_template(outlines, template)
+            logger.info("mean vault: round %d of %d", number + 1, rounds)
+    return template
+
+
+def prepare_dataset(
+    sources: Sequence[Source], folder: Path, validation: Sequence[str], template: VaultTemplate, box: CanonicalBox, threshold_hu: float
+) -> None:
+    """Write a training set; a skull that cannot be aligned is named in the log and left out.
+
+    Args:
+        sources: complete skulls.
+        folder: where to.
+        validation: names of the validation cases.
+        template: mean vault.
+        box: canonical box at the size to store.
+        threshold_hu: bone threshold for CT.
+    """
+    lists: dict[str, list[dict[str, str]]] = {"training": [], "validation": []}
+    write = partial(_write_one, folder=folder, template=template, box=box, threshold_hu=threshold_hu)
+    with ProcessPoolExecutor(initializer=_single_thread) as pool:
+        for number, (source, (entry, line)) in enumerate(zip(sources, pool.map(write, sources), strict=True), start=1):
+            logger.info("%d of %d: %s: %s", number, len(sources), source.name, line)
+            if entry:
+                lists["validation" if source.name in validation else "training"].append(entry)
+    write_datalist(folder, lists, box, template)
+    logger.info("%d training and %d validation skulls", len(lists["training"]), len(lists["validation"]))
+
+
+def _points(source: Source, threshold_hu: float) -> np.ndarray:
+    skull = source.read_skull(threshold_hu)
+    return bone_points(skull.voxels, skull.grid)
+
+
+def _outline(points: np.ndarray, template: VaultTemplate) -> np.ndarray:
+    parameters, surface = align(points, template)
+    return to_template(surface, parameters)
+
+
+def _write_one(
+    source: Source, folder: Path, template: VaultTemplate, box: CanonicalBox, threshold_hu: float
+) -> tuple[dict[str, str] | None, str]:
+    """The datalist entry, or None for a skull left out, and what to tell about it."""
+    try:
+        skull = source.read_skull(threshold_hu)
+        frame = estimate_frame(skull.voxels > 0, skull.grid, template, case=source.name)
+        implant = source.read_implant()
+    except InputError as error:
+        return None, f"left out: {error}"
+    complete = to_canonical(skull, frame, box) > 0.5
+    piece = None if implant is None else to_canonical(implant, frame, box) > 0.5
+    entry = write_skull(folder, source.name, complete, piece, frame)
+    return entry, f"tilt {frame.tilt_deg:.0f} degrees, {frame.residual_mm:.1f} mm from the mean vault"
+
+
+def _single_thread() -> None:
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
+def _is_volume(path: Path) -> bool:
+    return path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha"))
+
+
+def validation_names(names: Sequence[str], split: str, share: float, seed: int) -> list[str]:
+    """Names of the validation cases: those that a split file lists, or a random share, at least one.
+
+    Raises:
+        InputError: the split file is unreadable or names cases that are not there.
+    """
+    if not split:
+        count = max(1, round(share * len(names)))
+        return sorted(np.random.default_rng(seed).permutation(sorted(names))[:count].tolist())
+    try:
+        listed = [str(name) for name in json.loads(Path(split).read_text())["validation"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{split}: a split must be JSON with a list 'validation', it cannot be read so; see configs/skullfix_split.json") from error
+    unknown = sorted(set(listed) - set(names))
+    if unknown:
+        raise InputError(f"{split}: validation cases must be in SOURCE, got unknown {', '.join(unknown[:5])}; give the split of this source")
+    return listed

@@ -1,0 +1,124 @@
+"""What a user is told about a case: `report.json`, without patient data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy as np
+import torch
+import trimesh
+
+from bundle.skull_implant.network import LATENT_CLASSES
+from bundle.skull_implant.surface import surface_report, thickness_mm
+
+
+@dataclass(frozen=True)
+class ReviewRules:
+    """When a written result needs a second look.
+
+    Args:
+        maximum_tilt_deg: heads tilted more than this are rare in the training skulls.
+        minimum_coverage: share of the vault that has bone; less is a huge hole or a cropped scan.
+        minimum_agreement: DSC of decoded skull and bone near the bone; less, and the model does not know this head.
+        minimum_class_probability: of the defect's class, when it was chosen automatically.
+        minimum_thickness_mm: 5th percentile of the implant's thickness.
+    """
+
+    maximum_tilt_deg: float = 30.0
+    minimum_coverage: float = 0.6
+    minimum_agreement: float = 0.6
+    minimum_class_probability: float = 0.6
+    minimum_thickness_mm: float = 1.0
+
+
+def describe(data: dict[str, Any], surface: trimesh.Trimesh | None, about: dict[str, Any], rules: ReviewRules) -> dict[str, Any]:
+    """The report of a completed case.
+
+    Args:
+        data: the case's dictionary after all transforms.
+        surface: of the implant; None if there is none.
+        about: versions, weights hash, gamma.
+        rules: when to ask for a review.
+
+    Returns:
+        JSON-ready; `status` is "ok" or "review", with `reasons`.
+    """
+    frame, implant, grid = data["frame"], data["implant"], data["skull"].grid
+    probability = [round(float(value), 4) for value in data["class_probability"]]
+    report: dict[str, Any] = {
+        "status": "ok",
+        "reasons": [],
+        "input": {**data["case"].source, "size": grid.size, "spacing_mm": [round(s, 6) for s in grid.spacing], "is_mask": data["case"].is_mask},
+        **about,
+        "defect_class": data["defect_class"],
+        "class_probability": dict(zip(LATENT_CLASSES, probability, strict=True)),
+        "frame": {
+            "tilt_deg": round(frame.tilt_deg, 1),
+            "distance_from_mean_vault_mm": round(frame.residual_mm, 2),
+            "vault_coverage": round(frame.coverage, 3),
+            "size_relative_to_mean_vault": [round(float(scale), 3) for scale in frame.scales],
+        },
+        "fit": {"decoded_bone_agreement_dsc": round(data["agreement"], 3)},
+        "implant": {"volume_ml": round(float(implant.voxels.sum()) * grid.voxel_ml, 2)},
+    }
+    if surface is not None:
+        report["implant"] |= {f"surface_{key}" if key == "volume_ml" else key: value for key, value in surface_report(surface).items()}
+        report["implant"]["thickness_mm"] = {key: round(value, 2) for key, value in thickness_mm(implant).items()}
+    report["reasons"] = _reasons(data, report, rules)
+    report["status"] = "review" if report["reasons"] else "ok"
+    return report
+
+
+def refused(name: str, reasons: list[str], about: dict[str, Any]) -> dict[str, Any]:
+    """The report of a case that was not computed."""
+    return {"status": "refused", "reasons": reasons, "input": {"name": name}, **about}
+
+
+def about_run(model_file: str | Path, gamma: float, threshold_hu: float, device: str) -> dict[str, Any]:
+    """What is the same for all cases of a run: versions, weights and settings."""
+    metadata = Path(__file__).parents[2] / "configs" / "metadata.json"
+    version = json.loads(metadata.read_text())["version"] if metadata.is_file() else "unknown"
+    return {
+        "gamma": gamma,
+        "threshold_hu": threshold_hu,
+        "device": device,
+        "weights": {"file": Path(model_file).name, "sha256": _sha256(str(model_file))},
+        "versions": {
+            "skull_implant": version,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "monai": monai.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+@lru_cache(maxsize=4)
+def _sha256(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -> list[str]:
+    frame, implant = report["frame"], report["implant"]
+    chosen = report["class_probability"][report["defect_class"]]
+    found = {
+        f"no hole found: the implant is empty; if there is a hole, try --defect_class or another threshold_hu": implant["volume_ml"] == 0,
+        f"head tilted by {frame['tilt_deg']} degrees, more than {rules.maximum_tilt_deg:g}": frame["tilt_deg"] > rules.maximum_tilt_deg,
+        f"bone covers {frame['vault_coverage']:.0%} of the vault, less than {rules.minimum_coverage:.0%}": frame["vault_coverage"]
+        < rules.minimum_coverage,
+        f"the decoded skull agrees with the bone by DSC {data['agreement']:.2f}, less than {rules.minimum_agreement}": data["agreement"]
+        < rules.minimum_agreement,
+        f"probability of a {report['defect_class']} defect is {chosen:.2f}, less than {rules.minimum_class_probability}": chosen
+        < rules.minimum_class_probability,
+        "the implant's surface is not watertight": not implant.get("watertight", True),
+        f"5 % of the implant is thinner than {rules.minimum_thickness_mm:g} mm": implant.get("thickness_mm", {}).get("p05", np.inf)
+        < rules.minimum_thickness_mm,
+    }
+    return [reason for reason, holds in found.items() if holds]

@@ -1,0 +1,170 @@
+"""Batches for training, made on the device: skulls that live there are deformed, cut and returned, with nothing read in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from bundle.skull_implant.augmentation import Deformation, deform
+from bundle.skull_implant.canonical_grid import CanonicalBox
+from bundle.skull_implant.dataset_folder import DatasetFolder
+from bundle.skull_implant.defects import CranialHole, FacialSlab, draw_cranial_hole, draw_facial_slab
+from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.network import LATENT_CLASSES
+
+
+class SkullDataset(Dataset[dict[str, torch.Tensor]]):
+    """Complete skulls and official implants in device memory, 8 bits a voxel.
+
+    Args:
+        dataset_dir: what `scripts.prepare` wrote.
+        part: "training" or "validation".
+        spatial_size: voxels of the canonical grid to train at.
+        device: where the skulls live.
+
+    Raises:
+        InputError: no such dataset.
+    """
+
+    def __init__(self, dataset_dir: str, part: str, spatial_size: Sequence[int], device: torch.device | str = "cpu") -> None:
+        folder = DatasetFolder(dataset_dir)
+        size = (int(spatial_size[0]), int(spatial_size[1]), int(spatial_size[2]))
+        skulls = folder.read(part, size)
+        self.box = CanonicalBox(size, folder.box.size_mm, folder.box.top_mm)
+        self.template = folder.template
+        self.device = torch.device(device)
+        self.names = [skull.name for skull in skulls]
+        blank = np.zeros(size, np.uint8)
+        pairs = [np.stack([skull.complete, blank if skull.implant is None else skull.implant]) for skull in skulls]
+        self.skulls = torch.from_numpy(np.stack(pairs)).to(self.device)  # (N, 2, X, Y, Z): complete, official implant
+        self.has_implant = [skull.implant is not None for skull in skulls]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """The undeformed complete skull and its official implant, each (1, X, Y, Z) in 0 to 1."""
+        pair = self.skulls[index].float() / 255
+        return {"image": pair[:1], "implant": pair[1:]}
+
+
+class DefectCutter:
+    """Cuts the defect of a class into skulls.
+
+    Args:
+        box: canonical box of the skulls.
+        official_share: how many of the cranial defects are the person's official one; the others are varied.
+    """
+
+    def __init__(self, box: CanonicalBox, official_share: float = 0.3) -> None:
+        self.box = box
+        self.points = box.coordinates()
+        self.official_share = official_share
+
+    def cut(self, skull: torch.Tensor, official: torch.Tensor | None, kind: str, generator: np.random.Generator) -> torch.Tensor:
+        """A defective skull.
+
+        Args:
+            skull: (1, X, Y, Z), complete.
+            official: (1, X, Y, Z), its official implant, or None.
+            kind: of :data:`LATENT_CLASSES`.
+            generator: source of randomness.
+
+        Returns:
+            (1, X, Y, Z); the skull itself for "complete".
+        """
+        if kind == "complete":
+            return skull
+        if kind == "facial":
+            right, front = self._reach(skull, 0), self._reach(skull, 1)
+            slab = draw_facial_slab(generator, front[1], right[1], right[0])
+            return self._without(skull, slab)
+        if official is not None and generator.random() < self.official_share:
+            return (skull - official).clamp_min(0)
+        return self._without(skull, draw_cranial_hole(generator))
+
+    def _without(self, skull: torch.Tensor, defect: CranialHole | FacialSlab) -> torch.Tensor:
+        if self.points.device != skull.device:
+            self.points = self.points.to(skull.device)
+        bone = torch.nonzero(skull[0] > 0, as_tuple=True)  # the rule costs a dozen operations a point, and one voxel in eight is bone
+        gone = defect.contains(self.points[:, bone[0], bone[1], bone[2]])
+        left = skull.clone()
+        left[0][bone] = torch.where(gone, 0.0, left[0][bone])
+        return left
+
+    def _reach(self, skull: torch.Tensor, axis: int) -> tuple[float, float]:
+        """Canonical mm of the first and the last bone along an axis."""
+        other = [dim for dim in (1, 2, 3) if dim != axis + 1]
+        index = torch.nonzero(skull.amax(dim=other)[0] > 0.5)
+        low, high = (float(index[0]), float(index[-1])) if len(index) else (0.0, 0.0)
+        affine = self.box.affine
+        return tuple(float(affine[axis, axis] * value + affine[axis, 3]) for value in (low, high))  # type: ignore[return-value]
+
+
+class SkullBatches:
+    """An endless variety in epochs of fixed length: deformed skulls, each complete, with a cranial and with a facial defect.
+
+    The randomness of an epoch depends on the seed and its number alone, so a resumed run sees what an unbroken one would have.
+
+    Args:
+        dataset: skulls.
+        batch_size: volumes in a batch.
+        deformation: ranges of the deformation, or None for the skulls as they are.
+        official_share: of the cranial defects.
+        seed: of everything random.
+        binary: threshold the volumes at one half, as in the method paper; else they hold the share of bone in a voxel.
+    """
+
+    def __init__(
+        self,
+        dataset: SkullDataset,
+        batch_size: int,
+        deformation: Deformation | None = None,
+        official_share: float = 0.3,
+        seed: int = 0,
+        binary: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.deformation = deformation
+        self.cutter = DefectCutter(dataset.box, official_share)
+        self.seed = seed
+        self.binary = binary
+        self.epoch = 0
+        # MONAI's engines look for these two on a loader.
+        self.sampler = None
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) * len(LATENT_CLASSES) // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        numbers = np.random.default_rng([self.seed, self.epoch])
+        generator = torch.Generator().manual_seed(int(numbers.integers(2**62)))
+        self.epoch += 1
+        jobs = [(int(index), kind) for index in numbers.permutation(len(self.dataset)) for kind in range(len(LATENT_CLASSES))]
+        for start in range(0, len(jobs), self.batch_size):
+            yield self._batch(jobs[start : start + self.batch_size], numbers, generator)
+
+    def _batch(self, jobs: list[tuple[int, int]], numbers: np.random.Generator, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        # The three classes of a person in a batch share one deformation, which costs as much as a training step.
+        persons = list(dict.fromkeys(index for index, _ in jobs))
+        pairs = self.dataset.skulls[persons].float() / 255
+        if self.deformation is not None:
+            box = self.dataset.box
+            pivot = (0.0, 0.0, 1.0 - 2 * (80.0 + box.top_mm) / box.size_mm[2])  # the vault's center, 80 mm below the vertex
+            affine, warp = self.deformation.draw(len(persons), generator, box.size_mm, pivot)
+            pairs = deform(pairs, affine.to(pairs.device), warp.to(pairs.device))
+        deformed = dict(zip(persons, pairs, strict=True))
+        volumes = [
+            self.cutter.cut(deformed[i][:1], deformed[i][1:] if self.dataset.has_implant[i] else None, LATENT_CLASSES[kind], numbers)
+            for i, kind in jobs
+        ]
+        images = torch.stack(volumes)
+        if self.binary:
+            images = (images > 0.5).float()
+        return {"image": images, "kind": torch.tensor([job[1] for job in jobs])}

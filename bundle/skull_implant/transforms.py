@@ -1,0 +1,126 @@
+"""The way of a case through the workflow, as MONAI transforms: each adds what the next one needs to the case's dictionary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Transform
+from scipy import ndimage
+
+from bundle.skull_implant.canonical_frame import estimate_frame
+from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical, to_native
+from bundle.skull_implant.implant import ImplantRules, design_implant
+from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
+from bundle.skull_implant.reading import read_case
+from bundle.skull_implant.skull_mask import clean_binary_mask, skull_mask_from_hu
+from bundle.skull_implant.volume import Volume
+
+CaseData = dict[str, Any]
+
+
+@contextmanager
+def timed(data: CaseData, stage: str) -> Iterator[None]:
+    """Add the seconds spent inside to `data["seconds"][stage]`."""
+    started = time.perf_counter()
+    yield
+    data.setdefault("seconds", {})[stage] = round(time.perf_counter() - started, 2)
+
+
+class ReadCased(Transform):
+    """Read `image`, a path, into `case`."""
+
+    def __call__(self, data: CaseData) -> CaseData:
+        """Raises InputError for anything that is not a head CT or a skull mask."""
+        data = dict(data)
+        with timed(data, "read"):
+            data["case"] = read_case(data["image"])
+        return data
+
+
+class SkullMaskd(Transform):
+    """Add `skull`, the patient's bone as a bool Volume on the scan's grid.
+
+    Args:
+        threshold_hu: bone is at least this; not used for masks.
+    """
+
+    def __init__(self, threshold_hu: float = 300.0) -> None:
+        self.threshold_hu = float(threshold_hu)
+
+    def __call__(self, data: CaseData) -> CaseData:
+        """Raises CaseRefused where there is no skull."""
+        case = data["case"]
+        with timed(data, "skull mask"):
+            if case.is_mask:
+                skull = clean_binary_mask(case.volume)
+            else:
+                skull = skull_mask_from_hu(case.volume, case=case.name, threshold_hu=self.threshold_hu)
+            data["skull"] = Volume(skull.voxels > 0, skull.grid)
+        return data
+
+
+class CanonicalFramed(Transform):
+    """Add `frame`, and replace `image` by the share of bone in the canonical box, (1, X, Y, Z) float32.
+
+    Args:
+        network: gives the box and the mean vault.
+    """
+
+    def __init__(self, network: SkullCompleter) -> None:
+        self.box = network.box
+        self.template = network.template
+
+    def __call__(self, data: CaseData) -> CaseData:
+        """Raises CaseRefused where there is no vault."""
+        skull: Volume = data["skull"]
+        with timed(data, "align"):
+            data["frame"] = estimate_frame(skull.voxels, skull.grid, self.template, case=data["case"].name)
+            data["image"] = torch.from_numpy(to_canonical(skull, data["frame"], self.box)[None])
+        return data
+
+
+class Implantd(Transform):
+    """Add `implant` and `completed`, bool Volumes on the scan's grid, from `pred`; and `decoded` where it is to be kept.
+
+    Args:
+        network: gives the box and the mean vault.
+        keep_decoded: also resample the decoder's own skull, uncleaned.
+        rules: what counts as implant.
+    """
+
+    def __init__(self, network: SkullCompleter, keep_decoded: bool = False, rules: ImplantRules | None = None) -> None:
+        self.box: CanonicalBox = network.box
+        self.template = network.template
+        self.keep_decoded = keep_decoded
+        self.rules = rules or ImplantRules()
+
+    def __call__(self, data: CaseData) -> CaseData:
+        """`pred` (1, X, Y, Z) is the probability of skull in the canonical box."""
+        probability = np.asarray(data["pred"].cpu(), dtype=np.float32)[0]
+        bone = np.asarray(data["image"].cpu())[0]
+        skull, frame = data["skull"], data["frame"]
+        data["defect_class"] = DEFECT_CLASSES[int(data["class_index"])]
+        cranial = data["defect_class"] == "cranial"
+        with timed(data, "implant"):
+            data["implant"] = design_implant(
+                probability, bone, skull, frame, self.box, self.template, cranial=cranial, rules=self.rules
+            )
+            data["completed"] = Volume(skull.voxels | data["implant"].voxels, skull.grid)
+            data["agreement"] = bone_agreement(probability, bone, self.box)
+            if self.keep_decoded:
+                decoded = to_native(probability, frame, self.box, skull.grid) > self.rules.level
+                data["decoded"] = Volume(decoded, skull.grid)
+        return data
+
+
+def bone_agreement(probability: np.ndarray, bone: np.ndarray, box: CanonicalBox, reach_mm: float = 4.0) -> float:
+    """DSC of the decoded skull and the patient's bone near that bone, where no hole can lower it: how well the model knows this head."""
+    solid = bone > 0.5
+    near = ndimage.distance_transform_edt(~solid, sampling=box.spacing_mm) <= reach_mm
+    decoded = (probability > 0.5) & near
+    return float(2 * (decoded & solid).sum() / max(1, decoded.sum() + solid.sum()))

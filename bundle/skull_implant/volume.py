@@ -1,0 +1,92 @@
+"""A voxel array and the place of its grid in the patient."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where voxels are: ITK's own four numbers, in the patient frame LPS, kept as read so that writing gives them back exactly.
+
+    Args:
+        size: voxels along i, j, k.
+        spacing: mm along i, j, k.
+        origin: LPS mm of the center of voxel (0, 0, 0).
+        direction: 3 x 3 row-major; its columns are the LPS directions of i, j and k.
+    """
+
+    size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: tuple[float, ...]
+
+    @classmethod
+    def from_image(cls, image: sitk.Image) -> Grid:
+        """The grid of a 3-D SimpleITK image."""
+        return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+    @cached_property
+    def affine(self) -> np.ndarray:
+        """Index to LPS mm, (4, 4) float64."""
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(self.direction, (3, 3)) * np.asarray(self.spacing)
+        affine[:3, 3] = self.origin
+        return affine
+
+    @cached_property
+    def inverse_affine(self) -> np.ndarray:
+        """LPS mm to index, (4, 4) float64."""
+        return np.asarray(np.linalg.inv(self.affine))
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in ml."""
+        return float(np.prod(self.spacing)) / 1000.0
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Voxels `(X, Y, Z)` in ITK's index order, and their grid."""
+
+    voxels: np.ndarray
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        if tuple(self.voxels.shape) != tuple(self.grid.size):
+            raise ValueError(f"voxels {self.voxels.shape} do not match the grid {self.grid.size}")
+
+    @classmethod
+    def from_image(cls, image: sitk.Image) -> Volume:
+        """Voxels and grid of a 3-D SimpleITK image."""
+        return cls(sitk.GetArrayFromImage(image).transpose(2, 1, 0), Grid.from_image(image))
+
+    def to_image(self) -> sitk.Image:
+        """The same as a SimpleITK image; Boolean voxels become `uint8`."""
+        voxels = self.voxels.astype(np.uint8) if self.voxels.dtype == bool else self.voxels
+        image = sitk.GetImageFromArray(voxels.transpose(2, 1, 0))
+        image.SetSpacing(self.grid.spacing)
+        image.SetOrigin(self.grid.origin)
+        image.SetDirection(self.grid.direction)
+        return image
+
+
+def write_volume(path: Path, volume: Volume) -> None:
+    """Write a compressed image file, whole or not at all.
+
+    Args:
+        path: target; its suffix chooses the format (`.nii.gz`, `.nrrd`, `.mha`).
+        volume: what to write.
+    """
+    partial = path.with_name(f".partial.{path.name}")
+    try:
+        sitk.WriteImage(volume.to_image(), str(partial), useCompression=True)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,44 @@
+"""Complete one skull and design its implant."""
+
+from bundle.skull_implant.command_line import run_command
+
+
+def complete(
+    input: str,
+    output_dir: str,
+    gamma: float = 1.0,
+    defect_class: str = "auto",
+    threshold_hu: float = 300.0,
+    device: str = "auto",
+    model_file: str = "models/model.pt",
+    keep_decoded: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Read a head CT or skull mask with a hole, write the completed skull and the implant to OUTPUT_DIR/<case>/.
+
+    Args:
+        input: a NIfTI, NRRD or MHA file (HU or a binary skull mask), or a DICOM folder.
+        output_dir: folder of the results.
+        gamma: 0 reconstructs the input, 1 completes it, more thickens the implant.
+        defect_class: auto, cranial or facial.
+        threshold_hu: bone is at least this; not used for masks.
+        device: auto, cpu or cuda.
+        model_file: weights.
+        keep_decoded: also write decoded.nii.gz, the decoder's own skull, uncleaned.
+        overwrite: replace an earlier result.
+    """
+    settings = {key: value for key, value in locals().items() if key not in ("input", "device")}
+    from pathlib import Path
+
+    from bundle.skull_implant import completion
+
+    root = Path(__file__).resolve().parents[1]
+    if model_file == "models/model.pt":
+        settings["model_file"] = str(root / model_file)
+    chosen = completion.choose_device(device)
+    for folder in completion.complete(root / "configs" / "inference.yaml", dataset_dir=input, device=chosen, **settings):
+        print("wrote " + " ".join(str(folder / path.name) for path in sorted(folder.iterdir())))
+
+
+if __name__ == "__main__":
+    run_command(complete)

@@ -1,0 +1,50 @@
+"""Make a training set of complete skulls."""
+
+from bundle.skull_implant.command_line import run_command
+
+
+def prepare(
+    source: str,
+    dataset_dir: str,
+    split: str = "",
+    validation_share: float = 0.2,
+    template: str = "models/model.pt",
+    threshold_hu: float = 300.0,
+    spatial_size: tuple[int, ...] = (256, 256, 128),
+    seed: int = 0,
+) -> None:
+    """Turn complete skulls into a training set in the canonical box.
+
+    Args:
+        source: folder in the SkullFix layout (complete_skull/, implant/), or of volume files and DICOM folders.
+        dataset_dir: where to write; must not hold a dataset yet.
+        split: JSON file with a list "validation" of case names; else a random share is drawn.
+        validation_share: of the cases, when no split is given.
+        template: model whose mean vault the skulls are aligned with, or "build" to make one from the training skulls.
+        threshold_hu: bone threshold where the source is CT.
+        spatial_size: voxels of the stored grid along right, anterior, superior.
+        seed: of the random split.
+    """
+    from pathlib import Path
+
+    from bundle.skull_implant import preparing
+    from bundle.skull_implant.canonical_grid import CanonicalBox
+    from bundle.skull_implant.dataset_folder import DATALIST
+    from bundle.skull_implant.errors import InputError
+    from bundle.skull_implant.network import SkullCompleter
+
+    folder = Path(dataset_dir)
+    if (folder / DATALIST).exists():
+        raise InputError(f"{dataset_dir}: DATASET_DIR must not hold a dataset yet, found {DATALIST}; remove it or name another folder")
+    sources = preparing.find_sources(Path(source))
+    validation = preparing.validation_names([each.name for each in sources], split, validation_share, seed)
+    training = [each for each in sources if each.name not in validation]
+    vault = preparing.build_template(training, threshold_hu) if template == "build" else SkullCompleter.from_file(template).template
+    if len(spatial_size) != 3:
+        raise InputError(f"--spatial_size must be three numbers, got {spatial_size}; for example 256,256,128")
+    box = CanonicalBox((spatial_size[0], spatial_size[1], spatial_size[2]))
+    preparing.prepare_dataset(sources, folder, validation, vault, box, threshold_hu)
+
+
+if __name__ == "__main__":
+    run_command(prepare)

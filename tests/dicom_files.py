@@ -1,0 +1,73 @@
+"""Tiny DICOM series for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+
+def rotation(degrees_about_x: float, degrees_about_z: float = 0.0) -> np.ndarray:
+    """3 x 3; its columns are the LPS directions of i, j and k."""
+    x, z = np.radians([degrees_about_x, degrees_about_z])
+    about_x = np.array([[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]])
+    about_z = np.array([[np.cos(z), -np.sin(z), 0], [np.sin(z), np.cos(z), 0], [0, 0, 1]])
+    return about_z @ about_x
+
+
+def head_voxels(size: tuple[int, int, int] = (12, 10, 8)) -> np.ndarray:
+    """HU int16 `(X, Y, Z)`: air, and within it a different value in every voxel, so that no mix-up goes unseen."""
+    voxels = np.full(size, -1000, np.int16)
+    inner = voxels[1:-1, 1:-1, 1:-1]
+    inner[...] = np.arange(inner.size).reshape(inner.shape) % 2000 - 100
+    return voxels
+
+
+def write_series(
+    folder: Path,
+    voxels: np.ndarray,
+    *,
+    direction: np.ndarray | None = None,
+    spacing: tuple[float, float, float] = (0.5, 0.7, 1.25),
+    origin: tuple[float, float, float] = (-11.0, 23.0, -37.0),
+    number: int = 1,
+    modality: str = "CT",
+    storage: str = CTImageStorage,
+    kind: tuple[str, ...] = ("ORIGINAL", "PRIMARY", "AXIAL"),
+    intercept: float = -1024.0,
+    slope: float = 1.0,
+    signed: bool = False,
+    edit: Callable[[Dataset, int], None] = lambda dataset, k: None,
+) -> list[Path]:
+    """Write HU `(X, Y, Z)` as one series, the numbers of its files and instances shuffled; `edit` may spoil slice k."""
+    folder.mkdir(parents=True, exist_ok=True)
+    direction = np.eye(3) if direction is None else direction
+    shuffled = np.random.default_rng(number).permutation(voxels.shape[2])
+    series, files = generate_uid(), []
+    for k in range(voxels.shape[2]):
+        dataset = Dataset()
+        dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.SeriesInstanceUID = storage, generate_uid(), series
+        dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = "Secret^Name", "secret-id", "19010203"
+        dataset.Modality, dataset.SeriesNumber, dataset.ImageType = modality, number, list(kind)
+        dataset.InstanceNumber = int(shuffled[k]) + 1
+        dataset.PixelSpacing = [spacing[1], spacing[0]]
+        dataset.ImageOrientationPatient = [f"{value:.9f}" for value in direction[:, :2].T.ravel()]
+        position = np.asarray(origin) + k * spacing[2] * direction[:, 2]
+        dataset.ImagePositionPatient = [f"{value:.9f}" for value in position]
+        dataset.RescaleSlope, dataset.RescaleIntercept = slope, intercept
+        dataset.Rows, dataset.Columns = voxels.shape[1], voxels.shape[0]
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
+        dataset.PixelRepresentation = int(signed)
+        stored = np.round((voxels[:, :, k].astype(np.float64) - intercept) / slope)
+        dataset.PixelData = np.ascontiguousarray(stored.T.astype("<i2" if signed else "<u2")).tobytes()
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        edit(dataset, k)
+        path = folder / f"IM{number:02d}_{shuffled[k]:04d}"
+        dataset.save_as(path, enforce_file_format=True)
+        files.append(path)
+    return files
