@@ -36,7 +36,9 @@ def complete(
     if model_file == "models/model.pt":
         settings["model_file"] = str(root / model_file)
     chosen = completion.choose_device(device)
-    for folder in completion.complete(root / "configs" / "inference.yaml", dataset_dir=input, device=chosen, **settings):
+    for folder in completion.complete(
+        root / "configs" / "inference.yaml", dataset_dir=input, device=chosen, **settings
+    ):
         print("wrote " + " ".join(str(folder / path.name) for path in sorted(folder.iterdir())))
 
 

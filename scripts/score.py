@@ -4,7 +4,7 @@ from bundle.skull_implant.command_line import run_command
 
 
 def score(result_dir: str, truth: str) -> None:
-    """Print implant DSC, boundary DSC and HD95 of a result, in mm on its own grid, by the AutoImplant challenge's definitions.
+    """Print implant DSC, boundary DSC and HD95 in mm of a result, by the AutoImplant challenge's definitions.
 
     Args:
         result_dir: what scripts.complete wrote for the case.
@@ -19,12 +19,18 @@ def score(result_dir: str, truth: str) -> None:
     from bundle.skull_implant.volume import Volume
 
     masks = {}
-    for name, path in (("implant", Path(result_dir) / "implant.nii.gz"), ("skull", Path(result_dir) / "skull.nii.gz"), ("truth", Path(truth))):
+    for name, path in (
+        ("implant", Path(result_dir) / "implant.nii.gz"),
+        ("skull", Path(result_dir) / "skull.nii.gz"),
+        ("truth", Path(truth)),
+    ):
         if not path.is_file():
             raise InputError(f"{path}: the {name} mask must exist; run scripts.complete first or check the path")
         masks[name] = Volume.from_image(sitk.ReadImage(str(path)))
     if masks["truth"].grid.size != masks["implant"].grid.size:
-        raise InputError(f"{truth}: must lie on the result's grid {masks['implant'].grid.size}, got {masks['truth'].grid.size}")
+        raise InputError(
+            f"{truth}: must lie on the result's grid {masks['implant'].grid.size}, got {masks['truth'].grid.size}"
+        )
     voxels = {name: volume.voxels > 0 for name, volume in masks.items()}
     found = score_implant(voxels["implant"], voxels["truth"], voxels["skull"], masks["skull"].grid.spacing)
     print(f"implant against the truth: DSC {found.dsc:.3f}, boundary DSC {found.bdsc:.3f}, HD95 {found.hd95_mm:.2f} mm")

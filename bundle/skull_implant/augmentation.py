@@ -31,7 +31,9 @@ class Deformation:
     warp_points: tuple[int, int, int] = (5, 6, 5)
     mirror: float = 0.5
 
-    def draw(self, count: int, generator: torch.Generator, size_mm: Sequence[float], pivot: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw(
+        self, count: int, generator: torch.Generator, size_mm: Sequence[float], pivot: Sequence[float]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Random parameters, on the CPU so that they are the same on every device.
 
         Args:
@@ -41,7 +43,8 @@ class Deformation:
             pivot: (3,) fixed point of the linear part, as a share of the box from -1 to 1.
 
         Returns:
-            Affine maps (count, 3, 4) in coordinates of the box from -1 to 1, and displacements of the control points (count, 3, *warp_points).
+            Affine maps (count, 3, 4) in coordinates of the box from -1 to 1, and displacements of the control points
+            (count, 3, *warp_points).
         """
         half = torch.tensor([float(size) / 2 for size in size_mm])
 

@@ -15,7 +15,8 @@ def baseline_completions(bone: np.ndarray, skulls: np.ndarray) -> Mapping[str, n
         skulls: (N, X, Y, Z) uint8, complete training skulls, share of bone times 255.
 
     Returns:
-        "nothing": empty; "mean skull"; "nearest skull": the training skull with the highest DSC; "mirror": the other side.
+        "nothing": empty; "mean skull"; "nearest skull": the training skull with the highest DSC; "mirror": the other
+        side.
     """
     return {
         "nothing": np.zeros_like(bone),

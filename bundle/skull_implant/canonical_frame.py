@@ -1,8 +1,9 @@
 """The canonical frame: one box of fixed size in mm, anchored on the vault, for every head.
 
-A skull is aligned by its outer vault alone, with a robust fit to a mean vault (:mod:`vault_template`), because scans differ in tilt, field of
-view and in how much face they include, and because the hole must not move the frame. The fit scales the mean vault along its three axes to the
-person; only rotation and position enter the frame, so that a millimeter stays a millimeter.
+A skull is aligned by its outer vault alone, with a robust fit to a mean vault (:mod:`vault_template`), because scans
+differ in tilt, field of view and in how much face they include, and because the hole must not move the frame. The fit
+scales the mean vault along its three axes to the person; only rotation and position enter the frame, so that a
+millimeter stays a millimeter.
 """
 
 from __future__ import annotations
@@ -94,8 +95,9 @@ def estimate_frame(
 ) -> CanonicalFrame:
     """Align a skull with the mean vault.
 
-    The outer points are fitted by iteratively reweighted Gauss-Newton steps with a Geman-McClure weight (our choice, because a hole's rim, a head
-    strap and the face are far outliers that must lose all influence), from several pitches, the one free axis that no symmetry pins down.
+    The outer points are fitted by iteratively reweighted Gauss-Newton steps with a Geman-McClure weight (our choice,
+    because a hole's rim, a head strap and the face are far outliers that must lose all influence), from several
+    pitches, the one free axis that no symmetry pins down.
 
     Args:
         mask: (X, Y, Z) bool, bone.
@@ -111,7 +113,9 @@ def estimate_frame(
     """
     points = bone_points(mask, grid)
     if len(points) < 500:
-        raise CaseRefused(case, [f"a skull must have a vault, found {len(points)} bone points at 1.2 mm; check threshold_hu"])
+        raise CaseRefused(
+            case, [f"a skull must have a vault, found {len(points)} bone points at 1.2 mm; check threshold_hu"]
+        )
     parameters, surface = align(points, template, start_pitch_deg)
     return _accept(surface, parameters, template, maximum_residual_mm, minimum_coverage, case)
 
@@ -159,12 +163,14 @@ def _residuals(points: np.ndarray, parameters: np.ndarray, template: VaultTempla
     return np.linalg.norm(local, axis=1) - radius, np.clip((130.0 - theta) / 10.0, 0.0, 1.0)
 
 
-def _fit(points: np.ndarray, start: np.ndarray, template: VaultTemplate, scales_mm: tuple[float, ...], steps: int = 8) -> np.ndarray:
+def _fit(
+    points: np.ndarray, start: np.ndarray, template: VaultTemplate, scales_mm: tuple[float, ...], steps: int = 8
+) -> np.ndarray:
     """Robust Gauss-Newton over rotation vector, center and log scales (9 numbers), with falling outlier scales."""
     parameters = start.copy()
     delta = np.array([1e-3] * 3 + [0.1] * 3 + [1e-3] * 3)
-    # Prior: adults' vaults differ by about 5 % (standard deviation); without it depth and superior scale trade off freely.
-    # Neighboring residuals of a person are alike, so 2000 points of 2 mm count as about 40 independent ones.
+    # Prior: adults' vaults differ by about 5 % (standard deviation); without it depth and superior scale trade off
+    # freely. # Neighboring residuals of a person are alike, so 2000 points of 2 mm count as about 40 independent ones.
     prior = np.array([0.0] * 6 + [1.0 / 0.05**2] * 3) * 2.0**2 * len(points) / 40.0
     for scale_mm in scales_mm:
         for _ in range(steps):
@@ -185,14 +191,19 @@ def _fit(points: np.ndarray, start: np.ndarray, template: VaultTemplate, scales_
 
 
 def _robust_cost(points: np.ndarray, parameters: np.ndarray, template: VaultTemplate, scale_mm: float = 6.0) -> float:
-    """Mean Geman-McClure cost, 0 to 1; directions without bone count as 1 half so that a fit cannot win by leaving the bone."""
+    """Minus the robust number of points on the vault: a fit cannot win by leaving the bone behind."""
     residual, vault = _residuals(points, parameters, template)
     squared = (residual / scale_mm) ** 2
     return float(-(vault / (1.0 + squared)).sum())
 
 
 def _accept(
-    surface: np.ndarray, parameters: np.ndarray, template: VaultTemplate, maximum_residual_mm: float, minimum_coverage: float, case: str
+    surface: np.ndarray,
+    parameters: np.ndarray,
+    template: VaultTemplate,
+    maximum_residual_mm: float,
+    minimum_coverage: float,
+    case: str,
 ) -> CanonicalFrame:
     residual, vault = _residuals(surface, parameters, template)
     near = (np.abs(residual) < 10.0) & (vault > 0)
@@ -210,7 +221,9 @@ def _accept(
             f"got {typical:.1f} mm and sizes {np.round(scales, 2).tolist()}; give a head CT"
         )
     if coverage < minimum_coverage:
-        reasons.append(f"at least {minimum_coverage:.0%} of the vault must be bone, got {coverage:.0%}; give a scan of the whole vault")
+        reasons.append(
+            f"at least {minimum_coverage:.0%} of the vault must be bone, got {coverage:.0%}; scan the whole vault"
+        )
     if reasons:
         raise CaseRefused(case, reasons)
     rotation = Rotation.from_rotvec(parameters[:3]).as_matrix()

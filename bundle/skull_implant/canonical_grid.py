@@ -64,8 +64,8 @@ class CanonicalBox:
 def to_canonical(mask: Volume, frame: CanonicalFrame, box: CanonicalBox) -> np.ndarray:
     """Share of bone in each canonical voxel.
 
-    The mask is first averaged over blocks no larger than a canonical voxel, so that a plate thinner than the voxel spacing keeps its mass and
-    its place, then interpolated linearly.
+    The mask is first averaged over blocks no larger than a canonical voxel, so that a plate thinner than the voxel
+    spacing keeps its mass and its place, then interpolated linearly.
 
     Args:
         mask: bone, 0 or 1, on the case's own grid.
@@ -95,7 +95,7 @@ def resize(mask: np.ndarray, box: CanonicalBox, spatial_size: tuple[int, int, in
 
 
 def resample(volume: Volume, grid: Grid) -> sitk.Image:
-    """Linear interpolation of float32 values onto another grid; 0 outside, the half voxel at the border held constant."""
+    """Linear interpolation of float32 values onto another grid; 0 outside, constant in the half voxel at the border."""
     image = volume.to_image()
     resampler = sitk.ResampleImageFilter()
     resampler.SetSize(grid.size)
@@ -111,7 +111,10 @@ def crop_grid(grid: Grid, low: Sequence[int], size: Sequence[int]) -> Grid:
     """The part of a grid that begins at index `low`."""
     origin = grid.affine[:3, :3] @ np.asarray(low, dtype=float) + grid.affine[:3, 3]
     return Grid(
-        (int(size[0]), int(size[1]), int(size[2])), grid.spacing, (float(origin[0]), float(origin[1]), float(origin[2])), grid.direction
+        (int(size[0]), int(size[1]), int(size[2])),
+        grid.spacing,
+        (float(origin[0]), float(origin[1]), float(origin[2])),
+        grid.direction,
     )
 
 
@@ -129,5 +132,7 @@ def _block_mean(mask: Volume, blocks: tuple[int, ...]) -> Volume:
     spacing = tuple(float(step * block) for step, block in zip(mask.grid.spacing, blocks, strict=True))
     shift = crop_grid(mask.grid, [0, 0, 0], [1, 1, 1]).affine[:3, :3] @ ((np.array(blocks) - 1) / 2.0)
     origin = tuple(float(value) for value in np.asarray(mask.grid.origin) + shift)
-    grid = Grid(means.shape, (spacing[0], spacing[1], spacing[2]), (origin[0], origin[1], origin[2]), mask.grid.direction)
+    grid = Grid(
+        means.shape, (spacing[0], spacing[1], spacing[2]), (origin[0], origin[1], origin[2]), mask.grid.direction
+    )
     return Volume(means, grid)

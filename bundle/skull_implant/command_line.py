@@ -1,4 +1,4 @@
-"""One guard for every command: unknown flags and wrong types are refused before any work, expected errors are one line."""
+"""One guard for every command: wrong flags and types are refused before any work, expected errors are one line."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ INPUT_ERROR = 1
 def run_command(function: Callable[..., int | None]) -> None:
     """Run a function as a command with fire, and exit.
 
-    fire calls a function first and complains about leftover flags afterwards, and reads `1e3` as a number where text is meant; so flags are
-    checked here and each value is read by its annotation. Exit codes: the function's own, or 0; 1 for :class:`InputError`; 2 for wrong usage.
+    fire calls a function first and complains about leftover flags afterwards, and reads `1e3` as a number where text
+    is meant; so flags are checked here and each value is read by its annotation. Exit codes: the function's own, or
+    0; 1 for :class:`InputError`; 2 for wrong usage.
 
     Args:
         function: a documented function whose parameters are annotated with str, int, float, bool or tuple.
@@ -38,7 +39,12 @@ def run_command(function: Callable[..., int | None]) -> None:
     hints = typing.get_type_hints(function)
     parsers = {name: functools.partial(_parse, hints[name], name) for name in inspect.signature(function).parameters}
     try:
-        fire.Fire(SetParseFns(**parsers)(_guarded(function)), command=arguments, name=function.__name__, serialize=lambda _: "")
+        fire.Fire(
+            SetParseFns(**parsers)(_guarded(function)),
+            command=arguments,
+            name=function.__name__,
+            serialize=lambda _: "",
+        )
     except _WrongUsageError as error:
         _stop(f"{function.__name__}: {error}", USAGE_ERROR)
 
@@ -79,7 +85,10 @@ def _refuse_wrong_flags(function: Callable[..., Any], arguments: list[str]) -> N
             name = name.replace("-", "_")
             known = name in parameters or (name.startswith("no") and name[2:] in parameters)
             if not known:
-                _stop(f"{function.__name__}: no flag --{name}; known: {', '.join('--' + each for each in parameters)}", USAGE_ERROR)
+                _stop(
+                    f"{function.__name__}: no flag --{name}; known: {', '.join('--' + each for each in parameters)}",
+                    USAGE_ERROR,
+                )
             given.add(name)
             following = arguments[number + 1] if number + 1 < len(arguments) else "--"
             skip = not equals and not following.startswith("--")
@@ -93,7 +102,11 @@ def _refuse_wrong_flags(function: Callable[..., Any], arguments: list[str]) -> N
 
 def _parse(hint: Any, name: str, text: str) -> Any:
     """The value that an annotation promises."""
-    options = [each for each in (typing.get_args(hint) if typing.get_origin(hint) is not tuple else (hint,)) or (hint,) if each is not type(None)]
+    options = [
+        each
+        for each in (typing.get_args(hint) if typing.get_origin(hint) is not tuple else (hint,)) or (hint,)
+        if each is not type(None)
+    ]
     kind = options[0]
     try:
         if kind is bool:
@@ -105,4 +118,6 @@ def _parse(hint: Any, name: str, text: str) -> Any:
             return float(text)
         return Path(text) if kind is Path else kind(text)
     except (ValueError, KeyError) as error:
-        raise _WrongUsageError(f"--{name} must be {getattr(kind, '__name__', kind)}, got {text!r}; see --help") from error
+        raise _WrongUsageError(
+            f"--{name} must be {getattr(kind, '__name__', kind)}, got {text!r}; see --help"
+        ) from error

@@ -1,4 +1,4 @@
-"""A case from input to result files, through `configs/inference.yaml`, so that every way of calling gives the same voxels."""
+"""A case from input to result files, through `configs/inference.yaml`: every way of calling gives the same voxels."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ def complete_step(engine: Engine, batch: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The dictionary with the inferer's outputs, without their batch axis, and what the postprocessing added.
     """
-    network: SkullCompleter = engine.network  # type: ignore[attr-defined]
+    network: SkullCompleter = engine.network
     network.eval()
     image = batch["image"][None].to(engine.state.device)  # (1, X, Y, Z) -> (1, 1, X, Y, Z)
-    outputs = engine.inferer(image, network)  # type: ignore[attr-defined]
+    outputs = engine.inferer(image, network)
     engine.state.output = {**batch, **{key: value[0] for key, value in outputs.items()}}
-    engine.fire_event(IterationEvents.MODEL_COMPLETED)  # runs the postprocessing, which may put its results in the batch
-    return {**engine.state.batch, **engine.state.output}  # type: ignore[dict-item]
+    engine.fire_event(
+        IterationEvents.MODEL_COMPLETED
+    )  # runs the postprocessing, which may put its results in the batch
+    return {**engine.state.batch, **engine.state.output}
 
 
 def run_inference(evaluator: Engine, writer: CaseWriter) -> None:

@@ -1,4 +1,4 @@
-"""The prepared training set on disk: canonical skulls, one bit a voxel, with a datalist and the mean vault they were aligned with."""
+"""The prepared training set on disk: canonical skulls, one bit a voxel, a datalist and the mean vault."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ class PreparedSkull:
     implant: np.ndarray | None
 
 
-def write_skull(folder: Path, name: str, complete: np.ndarray, implant: np.ndarray | None, frame: CanonicalFrame) -> dict[str, str]:
+def write_skull(
+    folder: Path, name: str, complete: np.ndarray, implant: np.ndarray | None, frame: CanonicalFrame
+) -> dict[str, str]:
     """Write one case and return its datalist entry.
 
     Args:
@@ -46,7 +48,12 @@ def write_skull(folder: Path, name: str, complete: np.ndarray, implant: np.ndarr
     """
     path = folder / "cases" / f"{name}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, Any] = {"shape": complete.shape, "complete": np.packbits(complete), "frame": frame.affine, "scales": frame.scales}
+    arrays: dict[str, Any] = {
+        "shape": complete.shape,
+        "complete": np.packbits(complete),
+        "frame": frame.affine,
+        "scales": frame.scales,
+    }
     if implant is not None:
         arrays["implant"] = np.packbits(implant)
     partial = path.with_suffix(".partial.npz")
@@ -55,7 +62,9 @@ def write_skull(folder: Path, name: str, complete: np.ndarray, implant: np.ndarr
     return {"name": name, "image": f"cases/{name}.npz", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def write_datalist(folder: Path, lists: dict[str, list[dict[str, str]]], box: CanonicalBox, template: VaultTemplate) -> None:
+def write_datalist(
+    folder: Path, lists: dict[str, list[dict[str, str]]], box: CanonicalBox, template: VaultTemplate
+) -> None:
     """Write `dataset.json`, last of all, so that a folder with one is whole."""
     content = {
         "box": {"spatial_size": box.spatial_size, "size_mm": box.size_mm, "top_mm": box.top_mm},
@@ -83,13 +92,15 @@ class DatasetFolder:
             content = json.loads((self.folder / DATALIST).read_text())
         except (OSError, json.JSONDecodeError) as error:
             raise InputError(
-                f"{folder}: dataset_dir must hold a {DATALIST}; make it with `python -m scripts.prepare SOURCE {folder}`"
+                f"{folder}: dataset_dir must hold a {DATALIST}; run `python -m scripts.prepare SOURCE {folder}`"
             ) from error
         self.lists: dict[str, list[dict[str, str]]] = {key: content.get(key, []) for key in ("training", "validation")}
         self.box = CanonicalBox(
             tuple(content["box"]["spatial_size"]), tuple(content["box"]["size_mm"]), float(content["box"]["top_mm"])
         )
-        self.template = VaultTemplate(np.asarray(content["template"]["radii_mm"]), float(content["template"]["step_deg"]))
+        self.template = VaultTemplate(
+            np.asarray(content["template"]["radii_mm"]), float(content["template"]["step_deg"])
+        )
 
     def read(self, part: str, spatial_size: tuple[int, int, int]) -> list[PreparedSkull]:
         """Skulls of "training" or "validation" at a grid size.
@@ -98,13 +109,17 @@ class DatasetFolder:
             InputError: a case is missing or damaged, or the part is empty.
         """
         if not self.lists[part]:
-            raise InputError(f"{self.folder.name}: {part} must list at least one skull, got none; prepare with --validation_share")
+            raise InputError(
+                f"{self.folder.name}: {part} must list at least one skull, got none; prepare with --validation_share"
+            )
         return [self._read_one(entry, spatial_size) for entry in self.lists[part]]
 
     def _read_one(self, entry: dict[str, str], spatial_size: tuple[int, int, int]) -> PreparedSkull:
         path = self.folder / entry["image"]
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
-            raise InputError(f"{entry['image']}: must be as scripts.prepare wrote it, it is missing or changed; prepare again")
+            raise InputError(
+                f"{entry['image']}: must be as scripts.prepare wrote it, it is missing or changed; prepare again"
+            )
         with np.load(path) as arrays:
             shape = tuple(int(size) for size in arrays["shape"])
             volumes = {
@@ -112,5 +127,7 @@ class DatasetFolder:
                 for key in ("complete", "implant")
                 if key in arrays
             }
-        resized = {key: np.rint(255 * resize(value, self.box, spatial_size)).astype(np.uint8) for key, value in volumes.items()}
+        resized = {
+            key: np.rint(255 * resize(value, self.box, spatial_size)).astype(np.uint8) for key, value in volumes.items()
+        }
         return PreparedSkull(entry["name"], resized["complete"], resized.get("implant"))

@@ -1,6 +1,7 @@
 """Synthetic defects: holes as surgery leaves them, and the method paper's facial slabs.
 
-A defect is a rule on canonical RAS points, so that the same hole can be cut on the training grid and, to the voxel, on a scan's own grid.
+A defect is a rule on canonical RAS points, so that the same hole can be cut on the training grid and, to the voxel,
+on a scan's own grid.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-# Direction of each site's middle from the vault's center (azimuth from right towards anterior, elevation) and the outline's half axes in mm
-# (around and along the meridian), each as a range. "right_parietooccipital" and its mirror are like the SkullFix holes.
-CRANIAL_SITES: Mapping[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float], tuple[float, float]]] = {
+# Direction of each site's middle from the vault's center (azimuth from right towards anterior, elevation) and the
+# outline's half axes in mm # (around and along the meridian), each as a range. "right_parietooccipital" and its
+# mirror are like the SkullFix holes.
+CRANIAL_SITES: Mapping[
+    str, tuple[tuple[float, float], tuple[float, float], tuple[float, float], tuple[float, float]]
+] = {
     "frontal_right": ((45, 75), (15, 45), (20, 38), (18, 35)),
     "frontal_left": ((105, 135), (15, 45), (20, 38), (18, 35)),
     "bifrontal": ((80, 100), (20, 40), (45, 65), (20, 32)),
@@ -65,7 +69,9 @@ class CranialHole:
 
     def _edge_mm(self, angle: torch.Tensor) -> torch.Tensor:
         half_a, half_b = self.half_axes_mm
-        edge = ((angle.cos().abs() / half_a) ** self.exponent + (angle.sin().abs() / half_b) ** self.exponent) ** (-1 / self.exponent)
+        edge = ((angle.cos().abs() / half_a) ** self.exponent + (angle.sin().abs() / half_b) ** self.exponent) ** (
+            -1 / self.exponent
+        )
         wavy = torch.ones_like(angle)
         for order, (amplitude, phase) in enumerate(self.waves, start=2):
             wavy = wavy + float(amplitude) * torch.cos(order * angle + float(phase))
@@ -97,7 +103,9 @@ def draw_cranial_hole(generator: np.random.Generator, site: str | None = None) -
     azimuth, elevation, half_a, half_b = CRANIAL_SITES[name]
     phi, elevation_rad = np.deg2rad(generator.uniform(*azimuth)), np.deg2rad(generator.uniform(*elevation))
     side = generator.choice([-1.0, 1.0]) if name == "hemicraniectomy" else 1.0
-    axis = np.array([side * np.cos(elevation_rad) * np.cos(phi), np.cos(elevation_rad) * np.sin(phi), np.sin(elevation_rad)])
+    axis = np.array(
+        [side * np.cos(elevation_rad) * np.cos(phi), np.cos(elevation_rad) * np.sin(phi), np.sin(elevation_rad)]
+    )
     orders = np.arange(2, 6)
     waves = np.stack([generator.normal(0.0, 0.12, 4) / (orders - 1), generator.uniform(0, 2 * np.pi, 4)], axis=1)
     return CranialHole(

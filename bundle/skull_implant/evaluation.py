@@ -1,4 +1,4 @@
-"""Scores on real skulls, on their native grids, in mm: the model beside the baselines, validation persons beside training persons."""
+"""Scores on real skulls, on native grids, in mm: model beside baselines, validation persons beside training persons."""
 
 from __future__ import annotations
 
@@ -75,7 +75,13 @@ class Protocol:
     seed: int = 0
 
 
-def evaluate(source_dir: str, output_dir: str, protocol: Protocol, parts: Sequence[str] = ("validation", "training"), workers: int = 2) -> str:
+def evaluate(
+    source_dir: str,
+    output_dir: str,
+    protocol: Protocol,
+    parts: Sequence[str] = ("validation", "training"),
+    workers: int = 2,
+) -> str:
     """Score every part, write `scores.csv` and the table, and return the table.
 
     Args:
@@ -109,7 +115,7 @@ def evaluate(source_dir: str, output_dir: str, protocol: Protocol, parts: Sequen
 def score_table(scores: Sequence[Score]) -> str:
     """Markdown: a row for each part, defect and method; means over the cases, failures counted in DSC and bDSC as 0."""
     lines = [
-        "| persons | defect | method | cases | failed | implant DSC | bDSC | HD95 mm (of those not failed) | skull DSC |",
+        "| persons | defect | method | cases | failed | implant DSC | bDSC | HD95 mm (not failed) | skull DSC |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for (part, defect, method), group in _groups(scores):
@@ -117,7 +123,10 @@ def score_table(scores: Sequence[Score]) -> str:
         hd95 = f"{np.mean(distances):.2f}" if distances else "-"
         means = [np.mean([getattr(score, name) for score in group]) for name in ("dsc", "bdsc", "skull_dsc")]
         failed = sum(score.failed for score in group)
-        lines.append(f"| {part} | {defect} | {method} | {len(group)} | {failed} | {means[0]:.3f} | {means[1]:.3f} | {hd95} | {means[2]:.3f} |")
+        lines.append(
+            f"| {part} | {defect} | {method} | {len(group)} | {failed} "
+            f"| {means[0]:.3f} | {means[1]:.3f} | {hd95} | {means[2]:.3f} |"
+        )
     return "\n".join(lines)
 
 
@@ -135,14 +144,17 @@ def _jobs(part: str, sources: dict[str, Source], protocol: Protocol) -> list[Job
     names = [entry["name"] for entry in DatasetFolder(protocol.dataset_dir).lists[part]]
     missing = sorted(set(names) - set(sources))
     if missing:
-        raise InputError(f"{part} persons must be in SOURCE, missing {', '.join(missing[:5])}; give the folder that was prepared")
+        raise InputError(
+            f"{part} persons must be in SOURCE, missing {', '.join(missing[:5])}; give the folder that was prepared"
+        )
     if protocol.persons:
         chosen = np.random.default_rng(protocol.seed).permutation(len(names))[: protocol.persons]
         names = [names[i] for i in sorted(chosen)]
     sites = list(CRANIAL_SITES)
     count = protocol.varied_holes
     return [
-        (sources[name], part, tuple(sites[(number * count + i) % len(sites)] for i in range(count)), number) for number, name in enumerate(names)
+        (sources[name], part, tuple(sites[(number * count + i) % len(sites)] for i in range(count)), number)
+        for number, name in enumerate(names)
     ]
 
 
@@ -158,8 +170,17 @@ def _score_person(job: Job, protocol: Protocol) -> list[Score]:
     if official is not None:
         found += scorer.score(part, source.name, "official", "official", complete, official.voxels > 0)
     for site in sites:
-        found += scorer.score(part, source.name, "varied", site, complete, cut_native(complete, frame, draw_cranial_hole(generator, site)))
-    found += scorer.score(part, source.name, "facial", "facial", complete, cut_native(complete, frame, native_slab(complete, frame, generator)))
+        found += scorer.score(
+            part, source.name, "varied", site, complete, cut_native(complete, frame, draw_cranial_hole(generator, site))
+        )
+    found += scorer.score(
+        part,
+        source.name,
+        "facial",
+        "facial",
+        complete,
+        cut_native(complete, frame, native_slab(complete, frame, generator)),
+    )
     return found
 
 
@@ -178,21 +199,38 @@ class _Scorer:
         skull = Volume(complete.voxels & ~truth, complete.grid)
         frame = estimate_frame(skull.voxels, skull.grid, self.template, case=person)
         rows = []
-        for method, probability, bone, kind, seconds in self._completions(skull, frame, "facial" if defect == "facial" else "cranial"):
+        for method, probability, bone, kind, seconds in self._completions(
+            skull, frame, "facial" if defect == "facial" else "cranial"
+        ):
             started = time.perf_counter()
             box = self.networks[method][0].box if method in self.networks else self.box
-            implant = design_implant(probability, bone, skull, frame, box, self.template, cranial=kind == "cranial").voxels
+            implant = design_implant(
+                probability, bone, skull, frame, box, self.template, cranial=kind == "cranial"
+            ).voxels
             seconds += time.perf_counter() - started
             score = score_implant(implant, truth, skull.voxels, skull.grid.spacing)
             whole = dice(skull.voxels | implant, complete.voxels)
             ml = float(implant.sum()) * skull.grid.voxel_ml
             numbers: dict[str, Any] = asdict(score)
             rows.append(
-                Score(part, person, defect, site, method, **numbers, skull_dsc=whole, implant_ml=ml, defect_class=kind, seconds=seconds)
+                Score(
+                    part,
+                    person,
+                    defect,
+                    site,
+                    method,
+                    **numbers,
+                    skull_dsc=whole,
+                    implant_ml=ml,
+                    defect_class=kind,
+                    seconds=seconds,
+                )
             )
         return rows
 
-    def _completions(self, skull: Volume, frame: CanonicalFrame, true_kind: str) -> Iterator[tuple[str, np.ndarray, np.ndarray, str, float]]:
+    def _completions(
+        self, skull: Volume, frame: CanonicalFrame, true_kind: str
+    ) -> Iterator[tuple[str, np.ndarray, np.ndarray, str, float]]:
         """Method, probability, bone share, class used and seconds. The baselines are told the true class."""
         if self.skulls is not None:
             bone = to_canonical(skull, frame, self.box)

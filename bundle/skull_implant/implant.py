@@ -16,7 +16,7 @@ from bundle.skull_implant.volume import Grid, Volume
 
 @dataclass(frozen=True)
 class ImplantRules:
-    """What counts as implant. A decoded skull is about 1 mm off everywhere, so a raw difference covers the whole head with a film.
+    """What counts as implant: a decoded skull is 1 mm off everywhere, so a raw difference is a film over the head.
 
     Args:
         level: probability above which the decoded skull is bone.
@@ -110,7 +110,9 @@ def scanned(grid: Grid, frame: CanonicalFrame, box: CanonicalBox, border_mm: flo
     return np.asarray(np.all((index > margin - 0.5) & (index < size - 0.5 - margin), axis=0))
 
 
-def vault_shell(frame: CanonicalFrame, box: CanonicalBox, template: VaultTemplate, shell_mm: tuple[float, float]) -> np.ndarray:
+def vault_shell(
+    frame: CanonicalFrame, box: CanonicalBox, template: VaultTemplate, shell_mm: tuple[float, float]
+) -> np.ndarray:
     """Canonical voxels (X, Y, Z) near the fitted outer vault, down to 25 degrees below its equator."""
     points = box.coordinates().numpy().reshape(3, -1).T + np.array([0.0, 0.0, template.vertex_mm * frame.scales[2]])
     scaled = points / frame.scales
@@ -129,7 +131,9 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     return np.asarray(labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]))
 
 
-def _grow(difference: np.ndarray, bone: np.ndarray, core: np.ndarray, spacing: tuple[float, ...], rules: ImplantRules) -> np.ndarray:
+def _grow(
+    difference: np.ndarray, bone: np.ndarray, core: np.ndarray, spacing: tuple[float, ...], rules: ImplantRules
+) -> np.ndarray:
     """The difference near the hole's core, opened, its cavities filled, largest piece."""
     far = difference & core & (_distance_mm(bone, spacing) >= 0.75 * rules.core_mm)
     if not far.any():
@@ -156,7 +160,9 @@ def _distance_mm(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
     return np.maximum(sitk.GetArrayViewFromImage(distance).transpose(2, 1, 0), 0.0)
 
 
-def _native_window(core: np.ndarray, frame: CanonicalFrame, box: CanonicalBox, grid: Grid, margin_mm: float) -> tuple[slice, ...]:
+def _native_window(
+    core: np.ndarray, frame: CanonicalFrame, box: CanonicalBox, grid: Grid, margin_mm: float
+) -> tuple[slice, ...]:
     """Slices of the scan around a canonical mask."""
     index = np.argwhere(core)
     low, high = index.min(0), index.max(0)

@@ -35,7 +35,9 @@ class CompletionInferer(Inferer):
         self.defect_class = defect_class
 
     @torch.no_grad()
-    def __call__(self, inputs: torch.Tensor, network: SkullCompleter, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+    def __call__(
+        self, inputs: torch.Tensor, network: SkullCompleter, *args: Any, **kwargs: Any
+    ) -> dict[str, torch.Tensor]:
         """Complete a batch of canonical skulls.
 
         Args:
@@ -45,12 +47,16 @@ class CompletionInferer(Inferer):
             kwargs: unused; MONAI's signature.
 
         Returns:
-            `pred` (B, 1, X, Y, Z), probability of skull; `class_probability` (B, 3) of complete, cranial, facial; `class_index` (B,) of the
-            class that was used, in :data:`DEFECT_CLASSES`.
+            `pred` (B, 1, X, Y, Z), probability of skull; `class_probability` (B, 3) of complete, cranial, facial;
+            `class_index` (B,) of the class that was used, in :data:`DEFECT_CLASSES`.
         """
         code = network.encode(torch.as_tensor(inputs))
         probability = network.class_probabilities(code)
         index = probability[:, 1:].argmax(dim=1)
         if self.defect_class != "auto":
             index = torch.full_like(index, DEFECT_CLASSES.index(self.defect_class))
-        return {"pred": network.decode(code + self.gamma * network.dev[index]), "class_probability": probability, "class_index": index}
+        return {
+            "pred": network.decode(code + self.gamma * network.dev[index]),
+            "class_probability": probability,
+            "class_index": index,
+        }

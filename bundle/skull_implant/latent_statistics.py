@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 def fit_standardization(network: SkullCompleter, batches: SkullBatches, device: torch.device, epochs: int = 1) -> None:
     """Set `latent_mean` and `latent_std` from the posterior means of one or more epochs of training volumes.
 
-    An affine change of variables: DEV and gamma mean the same before and after. At beta = 100 the spread is a few hundredths, and a decoder fed
-    with raw codes would see almost a constant.
+    An affine change of variables: DEV and gamma mean the same before and after. At beta = 100 the spread is a few
+    hundredths, and a decoder fed with raw codes would see almost a constant.
 
     Args:
         network: its encoder is trained; changed in place.
@@ -33,13 +33,19 @@ def fit_standardization(network: SkullCompleter, batches: SkullBatches, device: 
     """
     network.eval()
     batches.epoch = 0
-    means = torch.cat([network.encoder(batch["image"].to(device))[0].double() for _ in range(epochs) for batch in batches])
+    means = torch.cat(
+        [network.encoder(batch["image"].to(device))[0].double() for _ in range(epochs) for batch in batches]
+    )
     network.latent_mean.copy_(means.mean(0))
     network.latent_std.copy_(means.std(0).clamp_min(1e-8))
     network.template_mm.copy_(torch.as_tensor(batches.dataset.template.radii_mm))
     network.template_step_deg.fill_(batches.dataset.template.step_deg)
     batches.epoch = 0
-    logger.info("posterior mean over the training skulls: standard deviation %.3g to %.3g", means.std(0).min(), means.std(0).max())
+    logger.info(
+        "posterior mean over the training skulls: standard deviation %.3g to %.3g",
+        means.std(0).min(),
+        means.std(0).max(),
+    )
 
 
 @torch.no_grad()
@@ -73,10 +79,15 @@ def encode_classes(
 
 
 def fit_latent_statistics(
-    network: SkullCompleter, dataset: SkullDataset, cutter: DefectCutter, draws: Sequence[int] = (1, 10, 3), seed: int = 0
+    network: SkullCompleter,
+    dataset: SkullDataset,
+    cutter: DefectCutter,
+    draws: Sequence[int] = (1, 10, 3),
+    seed: int = 0,
 ) -> None:
-    """Set centroids, `DEV = mean(z_complete) - mean(z_defective)` (Li et al. 2022) and the classifier, from training skulls only.
+    """Set centroids, DEV and the classifier, from training skulls only.
 
+    `DEV = mean(z_complete) - mean(z_defective)` for each defect class (Li et al. 2022).
     Every skull weighs the same in every mean. Arguments as :func:`encode_classes`; the network is changed in place.
     """
     codes, kinds, _ = encode_classes(network, dataset, cutter, draws, seed)

@@ -9,13 +9,13 @@ from torch import nn
 class SkullDiceLoss(nn.Module):
     """`weight` times the Dice loss of softmax logits, summed over batch and both channels (Li et al. 2022).
 
-    The same number as MONAI's `DiceLoss(softmax=True, reduction="sum")` on two channels; as both channels follow from the skull's alone it is
-    computed from that one, in a third of the time and memory.
+    The same number as MONAI's `DiceLoss(softmax=True, reduction="sum")` on two channels; as both channels follow from
+    the skull's alone it is computed from that one, in a third of the time and memory.
 
     Args:
         weight: the paper's 80.
-        squared: squares in the denominator, whose optimum for partial-volume targets is the target itself; the plain Dice's optimum is
-            a thresholded one, so that thickness is lost.
+        squared: squares in the denominator, whose optimum for partial-volume targets is the target itself; the plain
+            Dice's optimum is a thresholded one, so that thickness is lost.
         smooth: added to numerator and denominator.
     """
 

@@ -1,7 +1,8 @@
 """The beta-VAE and the network that a workflow sees: encode, step along DEV, decode.
 
-The layers are those of the method paper (Li et al. 2022): strided convolutions with batch norm, two linear layers to the posterior's mean and log
-variance, and a mirrored decoder with two output channels (background, skull) that gives logits.
+The layers are those of the method paper (Li et al. 2022): strided convolutions with batch norm, two linear layers to
+the posterior's mean and log variance, and a mirrored decoder with two output channels (background, skull) that gives
+logits.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class Encoder(nn.Module):
         latent_size: numbers in a code.
     """
 
-    def __init__(self, spatial_size: Sequence[int], channels: Sequence[int], strides: Sequence[int], latent_size: int) -> None:
+    def __init__(
+        self, spatial_size: Sequence[int], channels: Sequence[int], strides: Sequence[int], latent_size: int
+    ) -> None:
         super().__init__()
         self.final_size = _final_size(spatial_size, strides)
         sizes = [1, *channels]
@@ -54,7 +57,9 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Code `(B, latent_size)` to logits `(B, 2, X, Y, Z)` of background and skull. Arguments as :class:`Encoder`."""
 
-    def __init__(self, spatial_size: Sequence[int], channels: Sequence[int], strides: Sequence[int], latent_size: int) -> None:
+    def __init__(
+        self, spatial_size: Sequence[int], channels: Sequence[int], strides: Sequence[int], latent_size: int
+    ) -> None:
         super().__init__()
         self.final_size = _final_size(spatial_size, strides)
         self.linear = nn.Linear(latent_size, channels[-1] * int(np.prod(self.final_size)))
@@ -73,7 +78,9 @@ class Decoder(nn.Module):
     def forward(self, code: torch.Tensor) -> torch.Tensor:
         """Logits of background and skull."""
         features = self.linear(code)
-        return self.layers(features.view(features.shape[0], -1, self.final_size[0], self.final_size[1], self.final_size[2]))
+        return self.layers(
+            features.view(features.shape[0], -1, self.final_size[0], self.final_size[1], self.final_size[2])
+        )
 
 
 class SkullCompleter(nn.Module):
@@ -222,7 +229,9 @@ def load_state(model_file: str | Path) -> dict[str, Any]:
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises many kinds for a broken file
-        raise InputError(f"{path.name}: model_file must be a PyTorch state dict, it cannot be read; copy it again") from error
+        raise InputError(
+            f"{path.name}: model_file must be a PyTorch state dict, it cannot be read; copy it again"
+        ) from error
 
 
 def _final_size(spatial_size: Sequence[int], strides: Sequence[int]) -> list[int]:

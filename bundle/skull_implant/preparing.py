@@ -36,7 +36,11 @@ class Source:
     def read_skull(self, threshold_hu: float) -> Volume:
         """Bone mask on the case's own grid."""
         case = read_case(self.skull)
-        return clean_binary_mask(case.volume) if case.is_mask else skull_mask_from_hu(case.volume, threshold_hu=threshold_hu)
+        return (
+            clean_binary_mask(case.volume)
+            if case.is_mask
+            else skull_mask_from_hu(case.volume, threshold_hu=threshold_hu)
+        )
 
     def read_implant(self) -> Volume | None:
         """The official defect's piece, or None."""
@@ -44,7 +48,7 @@ class Source:
 
 
 def find_sources(folder: Path) -> list[Source]:
-    """Skulls below a folder: the SkullFix layout (`complete_skull/`, `implant/`), or every volume file and DICOM folder in it.
+    """Skulls in a folder: the SkullFix layout (`complete_skull/`, `implant/`), or each volume file and DICOM folder.
 
     Raises:
         InputError: there is none.
@@ -52,13 +56,21 @@ def find_sources(folder: Path) -> list[Source]:
     skulls = folder / "complete_skull"
     if skulls.is_dir():
         return [
-            Source(path.name.split(".")[0], path, implant if (implant := folder / "implant" / path.name).is_file() else None)
+            Source(
+                path.name.split(".")[0],
+                path,
+                implant if (implant := folder / "implant" / path.name).is_file() else None,
+            )
             for path in sorted(skulls.iterdir())
             if _is_volume(path)
         ]
-    found = [Source(path.name.split(".")[0], path) for path in sorted(folder.glob("*")) if path.is_dir() or _is_volume(path)]
+    found = [
+        Source(path.name.split(".")[0], path) for path in sorted(folder.glob("*")) if path.is_dir() or _is_volume(path)
+    ]
     if not found:
-        raise InputError(f"{folder}: SOURCE must hold volume files, DICOM folders or complete_skull/, found none; check the path")
+        raise InputError(
+            f"{folder}: SOURCE must hold volume files, DICOM folders or complete_skull/, found none; check the path"
+        )
     return found
 
 
@@ -75,7 +87,12 @@ def build_template(sources: Sequence[Source], threshold_hu: float, rounds: int =
 
 
 def prepare_dataset(
-    sources: Sequence[Source], folder: Path, validation: Sequence[str], template: VaultTemplate, box: CanonicalBox, threshold_hu: float
+    sources: Sequence[Source],
+    folder: Path,
+    validation: Sequence[str],
+    template: VaultTemplate,
+    box: CanonicalBox,
+    threshold_hu: float,
 ) -> None:
     """Write a training set; a skull that cannot be aligned is named in the log and left out.
 
@@ -144,8 +161,12 @@ def validation_names(names: Sequence[str], split: str, share: float, seed: int) 
     try:
         listed = [str(name) for name in json.loads(Path(split).read_text())["validation"]]
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{split}: a split must be JSON with a list 'validation', it cannot be read so; see configs/skullfix_split.json") from error
+        raise InputError(
+            f"{split}: a split must be JSON with a list 'validation'; see configs/skullfix_split.json"
+        ) from error
     unknown = sorted(set(listed) - set(names))
     if unknown:
-        raise InputError(f"{split}: validation cases must be in SOURCE, got unknown {', '.join(unknown[:5])}; give the split of this source")
+        raise InputError(
+            f"{split}: validation cases must be in SOURCE, unknown: {', '.join(unknown[:5])}; give this source's split"
+        )
     return listed

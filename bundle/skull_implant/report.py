@@ -38,7 +38,9 @@ class ReviewRules:
     minimum_thickness_mm: float = 1.0
 
 
-def describe(data: dict[str, Any], surface: trimesh.Trimesh | None, about: dict[str, Any], rules: ReviewRules) -> dict[str, Any]:
+def describe(
+    data: dict[str, Any], surface: trimesh.Trimesh | None, about: dict[str, Any], rules: ReviewRules
+) -> dict[str, Any]:
     """The report of a completed case.
 
     Args:
@@ -55,7 +57,12 @@ def describe(data: dict[str, Any], surface: trimesh.Trimesh | None, about: dict[
     report: dict[str, Any] = {
         "status": "ok",
         "reasons": [],
-        "input": {**data["case"].source, "size": grid.size, "spacing_mm": [round(s, 6) for s in grid.spacing], "is_mask": data["case"].is_mask},
+        "input": {
+            **data["case"].source,
+            "size": grid.size,
+            "spacing_mm": [round(s, 6) for s in grid.spacing],
+            "is_mask": data["case"].is_mask,
+        },
         **about,
         "defect_class": data["defect_class"],
         "class_probability": dict(zip(LATENT_CLASSES, probability, strict=True)),
@@ -69,7 +76,9 @@ def describe(data: dict[str, Any], surface: trimesh.Trimesh | None, about: dict[
         "implant": {"volume_ml": round(float(implant.voxels.sum()) * grid.voxel_ml, 2)},
     }
     if surface is not None:
-        report["implant"] |= {f"surface_{key}" if key == "volume_ml" else key: value for key, value in surface_report(surface).items()}
+        report["implant"] |= {
+            f"surface_{key}" if key == "volume_ml" else key: value for key, value in surface_report(surface).items()
+        }
         report["implant"]["thickness_mm"] = {key: round(value, 2) for key, value in thickness_mm(implant).items()}
     report["reasons"] = _reasons(data, report, rules)
     report["status"] = "review" if report["reasons"] else "ok"
@@ -106,19 +115,29 @@ def _sha256(path: str) -> str:
 
 
 def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -> list[str]:
-    frame, implant = report["frame"], report["implant"]
-    chosen = report["class_probability"][report["defect_class"]]
-    found = {
-        f"no hole found: the implant is empty; if there is a hole, try --defect_class or another threshold_hu": implant["volume_ml"] == 0,
-        f"head tilted by {frame['tilt_deg']} degrees, more than {rules.maximum_tilt_deg:g}": frame["tilt_deg"] > rules.maximum_tilt_deg,
-        f"bone covers {frame['vault_coverage']:.0%} of the vault, less than {rules.minimum_coverage:.0%}": frame["vault_coverage"]
-        < rules.minimum_coverage,
-        f"the decoded skull agrees with the bone by DSC {data['agreement']:.2f}, less than {rules.minimum_agreement}": data["agreement"]
-        < rules.minimum_agreement,
-        f"probability of a {report['defect_class']} defect is {chosen:.2f}, less than {rules.minimum_class_probability}": chosen
-        < rules.minimum_class_probability,
-        "the implant's surface is not watertight": not implant.get("watertight", True),
-        f"5 % of the implant is thinner than {rules.minimum_thickness_mm:g} mm": implant.get("thickness_mm", {}).get("p05", np.inf)
-        < rules.minimum_thickness_mm,
-    }
-    return [reason for reason, holds in found.items() if holds]
+    frame, implant, kind = report["frame"], report["implant"], report["defect_class"]
+    tilt, coverage, agreement = frame["tilt_deg"], frame["vault_coverage"], data["agreement"]
+    probability = report["class_probability"][kind]
+    thin = implant.get("thickness_mm", {}).get("p05", np.inf)
+    found = [
+        (
+            implant["volume_ml"] == 0,
+            "no hole found, the implant is empty; try another --defect_class or --threshold_hu",
+        ),
+        (tilt > rules.maximum_tilt_deg, f"head tilted by {tilt} degrees, more than {rules.maximum_tilt_deg:g}"),
+        (
+            coverage < rules.minimum_coverage,
+            f"bone on {coverage:.0%} of the vault, less than {rules.minimum_coverage:.0%}",
+        ),
+        (
+            agreement < rules.minimum_agreement,
+            f"decoded skull and bone agree by DSC {agreement:.2f}, less than {rules.minimum_agreement}",
+        ),
+        (
+            probability < rules.minimum_class_probability,
+            f"probability of a {kind} defect is {probability:.2f}, less than {rules.minimum_class_probability}",
+        ),
+        (not implant.get("watertight", True), "the implant's surface is not watertight"),
+        (thin < rules.minimum_thickness_mm, f"5 % of the implant is thinner than {rules.minimum_thickness_mm:g} mm"),
+    ]
+    return [reason for holds, reason in found if holds]

@@ -28,7 +28,8 @@ class StageOneStep:
     Args:
         beta: weight of the KL divergence.
         loss: the Dice term.
-        bfloat16: mixed precision; worth it on GPUs and on CPUs with AMX or AVX-512 BF16, ruinous on others (16 times slower, measured).
+        bfloat16: mixed precision; worth it on GPUs and on CPUs with AMX or AVX-512 BF16, ruinous on others (16 times
+            slower, measured).
     """
 
     def __init__(self, beta: float, loss: SkullDiceLoss, bfloat16: bool = False) -> None:
@@ -38,7 +39,7 @@ class StageOneStep:
 
     def __call__(self, engine: Engine, batch: Batch) -> dict[str, torch.Tensor]:
         """One optimizer step; returns detached loss terms per sample, still on the device."""
-        network: SkullVAE = engine.network  # type: ignore[attr-defined]
+        network: SkullVAE = engine.network
         images = batch["image"].to(engine.state.device)
         network.train()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bfloat16):
@@ -50,10 +51,10 @@ class StageOneStep:
 
 
 class StageTwoStep:
-    """The decoupled decoder alone, from the standardized posterior mean, with the Dice term only (Li et al. 2022, stage 2).
+    """The decoupled decoder alone, from the standardized posterior mean, Dice term only (Li et al. 2022, stage 2).
 
-    The code is the mean and is never sampled: at beta = 100 its spread over skulls is a few hundredths of the posterior's sigma, which would
-    drown it.
+    The code is the mean and is never sampled: at beta = 100 its spread over skulls is a few hundredths of the
+    posterior's sigma, which would drown it.
 
     Args:
         loss: the Dice term.
@@ -66,7 +67,7 @@ class StageTwoStep:
 
     def __call__(self, engine: Engine, batch: Batch) -> dict[str, torch.Tensor]:
         """One optimizer step of the decoder; the encoder stays frozen in evaluation mode."""
-        network: SkullCompleter = engine.network  # type: ignore[attr-defined]
+        network: SkullCompleter = engine.network
         images = batch["image"].to(engine.state.device)
         network.eval()
         network.decoder.train()
@@ -139,7 +140,7 @@ class EpochSchedule:
 
 
 class ProgressLine:
-    """One line an epoch: losses, KL divergence, held-out DSC and seconds; the same numbers go to a CSV file for the curves.
+    """One line an epoch: losses, KL divergence, held-out DSC and seconds; a CSV file keeps them for the curves.
 
     Args:
         stage: name in the line.
@@ -150,7 +151,12 @@ class ProgressLine:
     """
 
     def __init__(
-        self, stage: str, path: str | Path, held_out: Callable[[], float] | None = None, interval: int = 1, resume: bool = True
+        self,
+        stage: str,
+        path: str | Path,
+        held_out: Callable[[], float] | None = None,
+        interval: int = 1,
+        resume: bool = True,
     ) -> None:
         self.stage = stage
         self.path = Path(path)
@@ -198,7 +204,7 @@ class ProgressLine:
 
 
 class HeldOutDice:
-    """Mean reconstruction DSC of validation skulls: undeformed, the same complete, cranial and facial volumes each time.
+    """Mean reconstruction DSC of validation skulls: undeformed, the same three classes of volumes each time.
 
     Args:
         reconstruct: images (B, 1, X, Y, Z) to probabilities of skull.
@@ -206,7 +212,9 @@ class HeldOutDice:
         device: where to compute.
     """
 
-    def __init__(self, reconstruct: nn.Module | Callable[[torch.Tensor], torch.Tensor], batches: Any, device: torch.device) -> None:
+    def __init__(
+        self, reconstruct: nn.Module | Callable[[torch.Tensor], torch.Tensor], batches: Any, device: torch.device
+    ) -> None:
         self.reconstruct = reconstruct
         self.batches = batches
         self.device = device
@@ -247,7 +255,7 @@ def _dice(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def _update(engine: Engine, loss: torch.Tensor) -> None:
-    optimizer: torch.optim.Optimizer = engine.optimizer  # type: ignore[attr-defined]
+    optimizer: torch.optim.Optimizer = engine.optimizer
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()

@@ -1,4 +1,4 @@
-"""Batches for training, made on the device: skulls that live there are deformed, cut and returned, with nothing read in between."""
+"""Batches for training, made on the device: skulls that live there are deformed and cut, with nothing read between."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class SkullDataset(Dataset[dict[str, torch.Tensor]]):
         InputError: no such dataset.
     """
 
-    def __init__(self, dataset_dir: str, part: str, spatial_size: Sequence[int], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, dataset_dir: str, part: str, spatial_size: Sequence[int], device: torch.device | str = "cpu"
+    ) -> None:
         folder = DatasetFolder(dataset_dir)
         size = (int(spatial_size[0]), int(spatial_size[1]), int(spatial_size[2]))
         skulls = folder.read(part, size)
@@ -64,7 +66,9 @@ class DefectCutter:
         self.points = box.coordinates()
         self.official_share = official_share
 
-    def cut(self, skull: torch.Tensor, official: torch.Tensor | None, kind: str, generator: np.random.Generator) -> torch.Tensor:
+    def cut(
+        self, skull: torch.Tensor, official: torch.Tensor | None, kind: str, generator: np.random.Generator
+    ) -> torch.Tensor:
         """A defective skull.
 
         Args:
@@ -89,7 +93,9 @@ class DefectCutter:
     def _without(self, skull: torch.Tensor, defect: CranialHole | FacialSlab) -> torch.Tensor:
         if self.points.device != skull.device:
             self.points = self.points.to(skull.device)
-        bone = torch.nonzero(skull[0] > 0, as_tuple=True)  # the rule costs a dozen operations a point, and one voxel in eight is bone
+        bone = torch.nonzero(
+            skull[0] > 0, as_tuple=True
+        )  # the rule costs a dozen operations a point, and one voxel in eight is bone
         gone = defect.contains(self.points[:, bone[0], bone[1], bone[2]])
         left = skull.clone()
         left[0][bone] = torch.where(gone, 0.0, left[0][bone])
@@ -105,9 +111,10 @@ class DefectCutter:
 
 
 class SkullBatches:
-    """An endless variety in epochs of fixed length: deformed skulls, each complete, with a cranial and with a facial defect.
+    """Epochs of fixed length, endlessly varied: each skull deformed, complete and with a cranial and a facial defect.
 
-    The randomness of an epoch depends on the seed and its number alone, so a resumed run sees what an unbroken one would have.
+    The randomness of an epoch depends on the seed and its number alone, so a resumed run sees what an unbroken one
+    would have.
 
     Args:
         dataset: skulls.
@@ -146,22 +153,34 @@ class SkullBatches:
         numbers = np.random.default_rng([self.seed, self.epoch])
         generator = torch.Generator().manual_seed(int(numbers.integers(2**62)))
         self.epoch += 1
-        jobs = [(int(index), kind) for index in numbers.permutation(len(self.dataset)) for kind in range(len(LATENT_CLASSES))]
+        jobs = [
+            (int(index), kind)
+            for index in numbers.permutation(len(self.dataset))
+            for kind in range(len(LATENT_CLASSES))
+        ]
         for start in range(0, len(jobs), self.batch_size):
             yield self._batch(jobs[start : start + self.batch_size], numbers, generator)
 
-    def _batch(self, jobs: list[tuple[int, int]], numbers: np.random.Generator, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def _batch(
+        self, jobs: list[tuple[int, int]], numbers: np.random.Generator, generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
         # The three classes of a person in a batch share one deformation, which costs as much as a training step.
         persons = list(dict.fromkeys(index for index, _ in jobs))
         pairs = self.dataset.skulls[persons].float() / 255
         if self.deformation is not None:
             box = self.dataset.box
-            pivot = (0.0, 0.0, 1.0 - 2 * (80.0 + box.top_mm) / box.size_mm[2])  # the vault's center, 80 mm below the vertex
+            pivot = (
+                0.0,
+                0.0,
+                1.0 - 2 * (80.0 + box.top_mm) / box.size_mm[2],
+            )  # the vault's center, 80 mm below the vertex
             affine, warp = self.deformation.draw(len(persons), generator, box.size_mm, pivot)
             pairs = deform(pairs, affine.to(pairs.device), warp.to(pairs.device))
         deformed = dict(zip(persons, pairs, strict=True))
         volumes = [
-            self.cutter.cut(deformed[i][:1], deformed[i][1:] if self.dataset.has_implant[i] else None, LATENT_CLASSES[kind], numbers)
+            self.cutter.cut(
+                deformed[i][:1], deformed[i][1:] if self.dataset.has_implant[i] else None, LATENT_CLASSES[kind], numbers
+            )
             for i, kind in jobs
         ]
         images = torch.stack(volumes)

@@ -1,4 +1,4 @@
-"""The way of a case through the workflow, as MONAI transforms: each adds what the next one needs to the case's dictionary."""
+"""The way of a case through the workflow, as MONAI transforms: each adds to its dictionary what the next one needs."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class CanonicalFramed(Transform):
 
 
 class Implantd(Transform):
-    """Add `implant` and `completed`, bool Volumes on the scan's grid, from `pred`; and `decoded` where it is to be kept.
+    """Add `implant` and `completed`, bool Volumes on the scan's grid, from `pred`; and `decoded` if it is to be kept.
 
     Args:
         network: gives the box and the mean vault.
@@ -119,7 +119,7 @@ class Implantd(Transform):
 
 
 def bone_agreement(probability: np.ndarray, bone: np.ndarray, box: CanonicalBox, reach_mm: float = 4.0) -> float:
-    """DSC of the decoded skull and the patient's bone near that bone, where no hole can lower it: how well the model knows this head."""
+    """DSC of decoded skull and bone near the bone, where no hole can lower it: how well the model knows this head."""
     solid = bone > 0.5
     near = ndimage.distance_transform_edt(~solid, sampling=box.spacing_mm) <= reach_mm
     decoded = (probability > 0.5) & near

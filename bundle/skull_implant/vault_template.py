@@ -1,7 +1,8 @@
 """The mean outer vault: a small map of radii that every skull is aligned with.
 
-The map lives on the azimuthal equidistant plane around the vertex: the direction at polar angle `theta` from superior and azimuth `phi` from
-right towards anterior lies at `(theta cos phi, theta sin phi)`. Unlike a latitude-longitude grid it is smooth at the vertex.
+The map lives on the azimuthal equidistant plane around the vertex: the direction at polar angle `theta` from superior
+and azimuth `phi` from right towards anterior lies at `(theta cos phi, theta sin phi)`. Unlike a latitude-longitude
+grid it is smooth at the vertex.
 """
 
 from __future__ import annotations

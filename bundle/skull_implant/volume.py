@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 @dataclass(frozen=True)
 class Grid:
-    """Where voxels are: ITK's own four numbers, in the patient frame LPS, kept as read so that writing gives them back exactly.
+    """Where voxels are: ITK's own four numbers, in the patient frame LPS, kept as read to be written exactly.
 
     Args:
         size: voxels along i, j, k.

@@ -70,7 +70,9 @@ class CaseWriter:
                 raise InputError(f"{target}: holds a result already; name another OUTPUT_DIR or pass --overwrite")
         parent = next(folder for folder in (self.output_dir, *self.output_dir.absolute().parents) if folder.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise InputError(f"{self.output_dir}: OUTPUT_DIR must be a folder that can be written, {parent} is not; name another one")
+            raise InputError(
+                f"{self.output_dir}: OUTPUT_DIR must be a folder that can be written, {parent} is not; name another one"
+            )
 
     def write(self, data: dict[str, Any]) -> dict[str, Any]:
         """Write one case; returns its report."""
@@ -86,7 +88,12 @@ class CaseWriter:
                     surface = implant_surface(data["implant"])
                     write_surface(folder / "implant.stl", surface)
             with timed(data, "preview"):
-                render_preview(data["skull"], data["implant"], folder / "preview.png", title=f"gamma {self.settings[1]:g}, {data['defect_class']}")
+                render_preview(
+                    data["skull"],
+                    data["implant"],
+                    folder / "preview.png",
+                    title=f"gamma {self.settings[1]:g}, {data['defect_class']}",
+                )
             with timed(data, "report"):
                 report = describe(data, surface, about_run(*self.settings), self.rules)
             report["seconds"] = data["seconds"]
@@ -133,6 +140,12 @@ def _log(report: dict[str, Any], data: dict[str, Any]) -> None:
     for stage, seconds in data["seconds"].items():
         logger.info("%-12s %5.1f s", stage, seconds)
     size = " x ".join(map(str, data["skull"].grid.size))
-    logger.info("%s voxels, %s defect, implant %.1f ml: %s", size, report["defect_class"], report["implant"]["volume_ml"], report["status"])
+    logger.info(
+        "%s voxels, %s defect, implant %.1f ml: %s",
+        size,
+        report["defect_class"],
+        report["implant"]["volume_ml"],
+        report["status"],
+    )
     for reason in report["reasons"]:
         logger.info("review: %s", reason)
