@@ -327,25 +327,51 @@ def test_too_many_files_stop_the_search(tmp_path: Path) -> None:
         read_dicom_folder(tmp_path, maximum_files=5)
 
 
+def _compress(path: Path, compressor: str, signed: bool) -> None:
+    """Write a file of a series anew with SimpleITK's compression."""
+    plain = sitk.ReadImage(str(path), imageIO="GDCMImageIO")
+    image = sitk.Cast(plain, sitk.sitkInt16 if signed else sitk.sitkUInt16)
+    for key in plain.GetMetaDataKeys():
+        image.SetMetaData(key, plain.GetMetaData(key))
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.KeepOriginalImageUIDOn()
+    writer.UseCompressionOn()
+    writer.SetCompressor(compressor)
+    writer.SetFileName(str(path.with_suffix(".dcm")))
+    writer.Execute(image)
+    path.unlink()
+
+
 @pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])  # JPEG: lossless, the common one in archives
 @pytest.mark.parametrize("signed", [False, True])
 def test_compressed_slices_are_decoded(tmp_path: Path, compressor: str, signed: bool) -> None:
     voxels = head_voxels((16, 16, 4))
     for path in write_series(tmp_path, voxels, signed=signed, intercept=0.0 if signed else -1024.0):
-        plain = sitk.ReadImage(str(path), imageIO="GDCMImageIO")
-        image = sitk.Cast(plain, sitk.sitkInt16 if signed else sitk.sitkUInt16)
-        for key in plain.GetMetaDataKeys():
-            image.SetMetaData(key, plain.GetMetaData(key))
-        writer = sitk.ImageFileWriter()
-        writer.SetImageIO("GDCMImageIO")
-        writer.KeepOriginalImageUIDOn()
-        writer.UseCompressionOn()
-        writer.SetCompressor(compressor)
-        writer.SetFileName(str(path.with_suffix(".dcm")))
-        writer.Execute(image)
-        path.unlink()
+        _compress(path, compressor, signed)
     assert dcmread(tmp_path / "IM01_0000.dcm").file_meta.TransferSyntaxUID.is_compressed
     np.testing.assert_array_equal(read_dicom_folder(tmp_path)[0].voxels, voxels)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (b"\xff\xc3\x00\x0b\x10", b"\xff\xc3\x00\x0b\x55", "16 x 16 x 1 of 85 bits"),  # GDCM ends the process
+        (b"\xff\xc3\x00\x0b\x10\x00\x10", b"\xff\xc3\x00\x0b\x10\xff\x10", "65296 x 16 x 1 of 16 bits"),
+        (b"\xfe\xff\x00\xe0\x00\x00\x00\x00", b"\xfe\xff\x00\xe0\x00\x00\x00\xde", "do not fit together"),  # 4 GB
+        (b"\xff\xd8\xff\xc3", b"\xff\xd8\x00\xc3", "has no header"),
+        (b"\xff\xd8\xff\xc3", b"\xff\x00\xff\xc3", "has no header"),
+    ],
+)
+def test_damaged_compressed_slices_are_refused(tmp_path: Path, old: bytes, new: bytes, reason: str) -> None:
+    for path in write_series(tmp_path, head_voxels((16, 16, 3)), signed=True, intercept=0.0):
+        _compress(path, "JPEG", signed=True)
+    path = tmp_path / "IM01_0001.dcm"
+    data = path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, new, 1))
+    with pytest.raises(InputError, match=rf"file IM01_0001.dcm: its pixels cannot be decoded \(.*{reason}\)"):
+        read_dicom_folder(tmp_path)
 
 
 def test_run_length_encoded_slices_are_decoded(tmp_path: Path) -> None:

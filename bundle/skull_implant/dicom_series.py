@@ -18,7 +18,8 @@ from typing import Any
 import pydicom
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
-from bundle.skull_implant.dicom_slices import stack_slices, tag_integer
+from bundle.skull_implant.dicom_slices import stack_slices
+from bundle.skull_implant.dicom_tags import tag_integer
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.volume import Volume
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-import SimpleITK as sitk
 
+from bundle.skull_implant.dicom_pixels import slice_hounsfield
+from bundle.skull_implant.dicom_tags import tag_integer, tag_numbers
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.volume import Grid, Volume
 
@@ -38,7 +39,6 @@ def stack_slices(
         InputError: slices that differ in size or orientation, are unevenly spaced or tilted, lack a tag, are too many,
             or whose pixels cannot be decoded.
     """
-    sitk.ProcessObject.GlobalWarningDisplayOff()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's remarks on sloppy values; what matters is checked here
         slices = _ordered([_Slice.of(dataset, path, label) for path, dataset in headers], label)
@@ -48,14 +48,6 @@ def stack_slices(
             rule = f"must have at most {maximum_voxels} voxels"
             raise InputError(f"{label}: {rule}, {found} arrived; export it with fewer or smaller slices")
         return Volume(_hounsfield(slices, label), grid), [one.path for one in slices]
-
-
-def tag_integer(dataset: pydicom.Dataset, tag: str) -> int | None:
-    """A whole number that only names or orders things; None if it is missing, empty or no number."""
-    try:
-        return int(dataset[tag].value)
-    except Exception:  # pydicom refuses odd text in several ways
-        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +66,9 @@ class _Slice:
     def of(cls, dataset: pydicom.Dataset, path: Path, label: str) -> _Slice:
         """The slice of a header; InputError if a tag is missing or is no number."""
         rows, columns, samples = (
-            int(_numbers(dataset, tag, 1, path, label)[0]) for tag in ("Rows", "Columns", "SamplesPerPixel")
+            int(tag_numbers(dataset, tag, 1, path, label)[0]) for tag in ("Rows", "Columns", "SamplesPerPixel")
         )
-        orientation = _numbers(dataset, "ImageOrientationPatient", 6, path, label).reshape(2, 3)
+        orientation = tag_numbers(dataset, "ImageOrientationPatient", 6, path, label).reshape(2, 3)
         if samples != 1 or np.abs(orientation @ orientation.T - np.eye(2)).max() > 1e-3:
             rule = "a slice must have one value per pixel, and rows perpendicular to columns"
             found = f"{samples} and orientation {orientation.ravel().tolist()}"
@@ -86,27 +78,16 @@ class _Slice:
         return cls(
             path,
             (rows, columns),
-            _numbers(dataset, "PixelSpacing", 2, path, label),
+            tag_numbers(dataset, "PixelSpacing", 2, path, label),
             along_row,
             along_column / np.linalg.norm(along_column),
-            _numbers(dataset, "ImagePositionPatient", 3, path, label),
+            tag_numbers(dataset, "ImagePositionPatient", 3, path, label),
             (tag_integer(dataset, "AcquisitionNumber") or 0, tag_integer(dataset, "InstanceNumber") or 0),
         )
 
     @property
     def normal(self) -> np.ndarray:
         return np.cross(self.along_row, self.along_column)
-
-
-def _numbers(dataset: pydicom.Dataset, tag: str, count: int, path: Path, label: str) -> np.ndarray:
-    try:
-        numbers = np.array(dataset[tag].value, dtype=np.float64).ravel()
-    except Exception:  # missing, empty, or text that pydicom refuses in one of several ways
-        numbers = np.empty(0)
-    if len(numbers) != count or not np.isfinite(numbers).all():
-        expected = "a number" if count == 1 else f"{count} numbers"
-        raise InputError(f"{label}, file {path.name}: {tag} must be {expected}, none arrived; export the series again")
-    return numbers
 
 
 def _ordered(slices: list[_Slice], label: str) -> list[_Slice]:
@@ -164,7 +145,7 @@ def _hounsfield(slices: list[_Slice], label: str) -> np.ndarray:
     stack = np.empty((len(slices), *slices[0].shape), np.float32)  # (Z, Y, X); exact for whole numbers up to 2**24
 
     def fill(index: int) -> bool:
-        stack[index], whole = _slice_hounsfield(slices[index], label)
+        stack[index], whole = slice_hounsfield(slices[index].path, slices[index].shape, label)
         return whole
 
     with ThreadPoolExecutor() as pool:
@@ -172,50 +153,3 @@ def _hounsfield(slices: list[_Slice], label: str) -> np.ndarray:
     limits = np.iinfo(np.int16)
     fits = whole and stack.min() >= limits.min and stack.max() <= limits.max
     return (stack.astype(np.int16) if fits else stack).transpose(2, 1, 0)
-
-
-def _slice_hounsfield(one: _Slice, label: str, air_hu: float = -1024.0) -> tuple[np.ndarray, bool]:
-    """HU (rows, columns) of one file, padding as air, and whether they are whole numbers."""
-    tags = (
-        "Rows Columns SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored HighBit PixelRepresentation "
-        "PixelPaddingValue PixelPaddingRangeLimit RescaleSlope RescaleIntercept PixelData"
-    )
-    where = f"{label}, file {one.path.name}"
-    try:
-        dataset = pydicom.dcmread(one.path, specific_tags=tags.split())
-        slope, intercept = (
-            float(_numbers(dataset, tag, 1, one.path, label)[0]) for tag in ("RescaleSlope", "RescaleIntercept")
-        )
-        if dataset.file_meta.TransferSyntaxUID.is_compressed:
-            hounsfield = _decoded_by_gdcm(one.path)
-        else:
-            hounsfield = dataset.pixel_array.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-        padding = [stored * slope + intercept for stored in _stored_padding(dataset)]
-    except InputError:
-        raise
-    except Exception as error:  # pydicom and GDCM raise whatever damaged pixels lead them to
-        reason = (str(error).splitlines() or [type(error).__name__])[-1][:160]
-        advice = "copy it again, or export the series uncompressed (gdcmconv --raw)"
-        raise InputError(f"{where}: its pixels cannot be decoded ({reason}); {advice}") from error
-    if hounsfield.shape != one.shape:
-        raise InputError(f"{where}: pixels must be {one.shape}, {hounsfield.shape} arrived; export the series again")
-    if padding:
-        hounsfield[(hounsfield >= min(padding) - 0.01) & (hounsfield <= max(padding) + 0.01)] = air_hu
-    return hounsfield, slope.is_integer() and intercept.is_integer()
-
-
-def _decoded_by_gdcm(path: Path) -> np.ndarray:
-    """HU of a compressed file by the decoders within SimpleITK; pydicom alone has none for JPEG."""
-    str(path).encode()  # SimpleITK ends the process at a path that is not UTF-8; this raises
-    array = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
-    return array.reshape(array.shape[-2:]).astype(np.float32)
-
-
-def _stored_padding(dataset: pydicom.Dataset) -> list[int]:
-    """Stored pixel values that mean "outside", the ends of a range or one; some writers give them the wrong sign."""
-    tags = [tag for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit") if dataset.get(tag) is not None]
-    if "PixelPaddingValue" not in tags:
-        return []
-    full = 1 << int(dataset.BitsAllocated)
-    values = [int(dataset[tag].value) % full for tag in tags]
-    return [value - full if dataset.PixelRepresentation == 1 and value >= full // 2 else value for value in values]

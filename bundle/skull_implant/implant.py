@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from bundle.skull_implant.bounding_box import bounding_box
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox, crop_grid, to_native
 from bundle.skull_implant.vault_template import VaultTemplate
@@ -68,7 +69,7 @@ def design_implant(
     core = hole_core(probability, bone_share, skull.grid, frame, box, template, cranial=cranial, rules=rules)
     if not core.any():
         return empty
-    window = _native_window(core, frame, box, skull.grid, margin_mm=3 * rules.core_mm)
+    window = _native_window(core, frame, box, skull.grid, margin_mm=rules.core_mm + rules.reach_mm + 1.0)
     part = crop_grid(skull.grid, [s.start for s in window], [s.stop - s.start for s in window])
     bone = skull.voxels[window]
     decoded = to_native(probability, frame, box, part) > rules.level
@@ -146,8 +147,14 @@ def _grow(
 
 def _opened(mask: np.ndarray, spacing: tuple[float, ...], radius_mm: float) -> np.ndarray:
     """Opening with a ball, by two distance maps, which is exact for anisotropic voxels."""
-    kept = _distance_mm(~mask, spacing) > radius_mm
-    return mask & (_distance_mm(kept, spacing) <= radius_mm) if kept.any() else kept
+    window = bounding_box(mask, margin=(1, 1, 1))
+    opened = np.zeros_like(mask)
+    if window is None:
+        return opened
+    part = mask[window]
+    kept = _distance_mm(~part, spacing) > radius_mm
+    opened[window] = part & (_distance_mm(kept, spacing) <= radius_mm)
+    return opened
 
 
 def _distance_mm(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:

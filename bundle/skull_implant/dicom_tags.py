@@ -1,0 +1,44 @@
+"""Numbers from DICOM tags, which in practice may be missing, empty or no numbers at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+
+from bundle.skull_implant.errors import InputError
+
+
+def tag_numbers(dataset: pydicom.Dataset, tag: str, count: int, path: Path, label: str) -> np.ndarray:
+    """The numbers of a tag that must be there.
+
+    Args:
+        dataset: header that may hold the tag.
+        tag: its keyword.
+        count: how many numbers it must have.
+        path: file of the header, for the message.
+        label: what the message calls the series.
+
+    Returns:
+        float64 `(count,)`, all finite.
+
+    Raises:
+        InputError: the tag is missing, or not so many finite numbers.
+    """
+    try:
+        numbers = np.array(dataset[tag].value, dtype=np.float64).ravel()
+    except Exception:  # missing, empty, or text that pydicom refuses in one of several ways
+        numbers = np.empty(0)
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        expected = "a number" if count == 1 else f"{count} numbers"
+        raise InputError(f"{label}, file {path.name}: {tag} must be {expected}, none arrived; export the series again")
+    return numbers
+
+
+def tag_integer(dataset: pydicom.Dataset, tag: str) -> int | None:
+    """A whole number that only names or orders things; None if it is missing, empty or no number."""
+    try:
+        return int(dataset[tag].value)
+    except Exception:  # pydicom refuses odd text in several ways
+        return None

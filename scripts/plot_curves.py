@@ -1,0 +1,22 @@
+"""Draw the training curves of one or more runs."""
+
+from bundle.skull_implant.command_line import run_command
+
+
+def plot_curves(runs: str, path: str) -> None:
+    """Draw Dice loss, KL divergence and held-out DSC of both stages.
+
+    Args:
+        runs: output folders of training, separated by commas.
+        path: picture to write, .png.
+    """
+    from pathlib import Path
+
+    from bundle.skull_implant import figures
+
+    figures.plot_curves([each for each in runs.split(",") if each], Path(path))
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    run_command(plot_curves)

@@ -1,0 +1,57 @@
+"""Networks and training sets of a size at which everything takes a moment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bundle.skull_implant.canonical_grid import CanonicalBox
+from bundle.skull_implant.dataset_folder import DatasetFolder, write_datalist, write_skull
+from bundle.skull_implant.network import SkullCompleter
+from bundle.skull_implant.vault_template import VaultTemplate
+from tests.made_up_skulls import egg_template, pose, shell
+
+BOX = CanonicalBox((16, 24, 16))
+
+
+def small_network(seed: int = 0) -> SkullCompleter:
+    """A completer with unequal sizes and random weights, statistics and DEV vectors, in evaluation mode."""
+    torch.manual_seed(seed)
+    network = SkullCompleter(BOX.spatial_size, channels=[3, 5], strides=[2, 4], latent_size=7)
+    for name, buffer in network.named_buffers():
+        if name in ("latent_mean", "centroids", "dev", "class_weight", "class_bias") or name.endswith("running_mean"):
+            buffer.normal_()
+        elif name == "latent_std" or name.endswith("running_var"):
+            buffer.uniform_(0.5, 2.0)
+    network.template_mm.copy_(torch.as_tensor(egg_template().radii_mm))
+    return network.eval()
+
+
+def small_images(count: int = 3, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, 1, *BOX.spatial_size, generator=torch.Generator().manual_seed(seed))
+
+
+def small_dataset(folder: Path, training: int = 4) -> DatasetFolder:
+    """Prepared vaults of different sizes: the training skulls, the first without an implant, and one validation skull.
+
+    The official implant of the others is their bone in front of the vertex and right of the midline.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    template = VaultTemplate.ellipsoid()
+    points = BOX.coordinates().numpy()
+    lists: dict[str, list[dict[str, str]]] = {"training": [], "validation": []}
+    for number in range(training + 1):
+        frame = pose(scales=(0.95 + 0.03 * number, 1.0, 1.05 - 0.03 * number))
+        # walls as thick as the voxels are large
+        complete = shell(points, frame, template, wall_mm=12.0)
+        implant = complete & (points[0] > 5.0) & (points[1] > 20.0) & (points[2] > -60.0)
+        entry = write_skull(folder, f"{number:03d}", complete, None if number == 0 else implant, frame)
+        lists["validation" if number == training else "training"].append(entry)
+    write_datalist(folder, lists, BOX, template)
+    return DatasetFolder(folder)
+
+
+def as_numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
