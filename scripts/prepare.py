@@ -36,16 +36,18 @@ def prepare(
     folder = Path(dataset_dir)
     if (folder / DATALIST).exists():
         raise InputError(f"{dataset_dir}: DATASET_DIR must not hold a {DATALIST} yet; remove it or name another folder")
+    if len(spatial_size) != 3:
+        raise InputError(f"--spatial_size must be three numbers, got {spatial_size}; for example 256,256,128")
     sources = preparing.find_sources(Path(source))
     validation = preparing.validation_names([each.name for each in sources], split, validation_share, seed)
     training = [each for each in sources if each.name not in validation]
+    if not training:
+        raise InputError(f"{source}: all {len(sources)} skulls are for validation; give more, or a smaller share")
     vault = (
         preparing.build_template(training, threshold_hu)
         if template == "build"
         else SkullCompleter.from_file(template).template
     )
-    if len(spatial_size) != 3:
-        raise InputError(f"--spatial_size must be three numbers, got {spatial_size}; for example 256,256,128")
     box = CanonicalBox((spatial_size[0], spatial_size[1], spatial_size[2]))
     preparing.prepare_dataset(sources, folder, validation, vault, box, threshold_hu)
 

@@ -17,3 +17,22 @@ def shared_dir() -> Path:
     if not (folder / "skullfix").is_dir():
         pytest.skip(f"no real skulls: {folder.name}/skullfix not found; set SKULL_IMPLANT_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four made-up skulls, 001 for validation, prepared from the SkullFix layout with a mean vault of their own."""
+    from scripts.prepare import prepare
+    from tests.end_to_end import write_skullfix_layout
+
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "split.json").write_text('{"validation": ["001"]}')
+    source = write_skullfix_layout(folder / "source", seeds=(0, 1, 2, 3))
+    prepare(
+        str(source),
+        str(folder / "dataset"),
+        split=str(folder / "split.json"),
+        template="build",
+        spatial_size=(64, 64, 32),
+    )
+    return folder / "dataset"

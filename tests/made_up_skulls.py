@@ -73,7 +73,7 @@ def shell(
         grown_mm: thickens the wall on both sides.
         lowest_deg: where the wall ends, seen from the vault's center.
     """
-    flat = points.reshape(3, -1).T + [0.0, 0.0, template.vertex_mm * frame.scales[2]]
+    flat = points.reshape(3, -1).T + np.array([0.0, 0.0, template.vertex_mm * frame.scales[2]])
     scaled = flat / frame.scales
     radius, theta = template.radius(scaled)
     length = np.linalg.norm(flat, axis=1)

@@ -23,6 +23,8 @@ def small_network(seed: int = 0) -> SkullCompleter:
     for name, buffer in network.named_buffers():
         if name in ("latent_mean", "centroids", "dev", "class_weight", "class_bias") or name.endswith("running_mean"):
             buffer.normal_()
+        elif name == "dev_slope":
+            buffer.normal_(0.0, 0.1)
         elif name == "latent_std" or name.endswith("running_var"):
             buffer.uniform_(0.5, 2.0)
     network.template_mm.copy_(torch.as_tensor(egg_template().radii_mm))

@@ -41,23 +41,32 @@ def test_gamma_one_completes_as_the_network_does_by_itself(network: SkullComplet
 
 
 @pytest.mark.parametrize("gamma", [-1.0, 0.3, 1.0, 5.0])
-def test_gamma_scales_the_step_along_dev(codes_only: SkullCompleter, gamma: float) -> None:
+def test_gamma_scales_the_step(codes_only: SkullCompleter, gamma: float) -> None:
     images = small_images()
     found = CompletionInferer(gamma)(images, codes_only)
-    step = found["pred"] - codes_only.encode(images)
+    code = codes_only.encode(images)
 
-    torch.testing.assert_close(step, gamma * codes_only.dev[found["class_index"]])
+    torch.testing.assert_close(found["pred"] - code, gamma * codes_only.step(code, found["class_index"]))
+
+
+def test_gamma_scales_the_papers_dev_where_the_step_has_no_slope(codes_only: SkullCompleter) -> None:
+    codes_only.dev_slope.zero_()
+    images = small_images()
+    found = CompletionInferer(0.3)(images, codes_only)
+
+    torch.testing.assert_close(found["pred"] - codes_only.encode(images), 0.3 * codes_only.dev[found["class_index"]])
 
 
 @pytest.mark.parametrize(("defect_class", "row"), [("cranial", 0), ("facial", 1)])
-def test_a_named_class_takes_its_own_dev_whatever_the_skull_looks_like(
+def test_a_named_class_takes_its_own_step_whatever_the_skull_looks_like(
     codes_only: SkullCompleter, defect_class: str, row: int
 ) -> None:
     images = small_images()
     found = CompletionInferer(1.0, defect_class)(images, codes_only)
+    code = codes_only.encode(images)
 
     assert found["class_index"].tolist() == [row] * 3
-    torch.testing.assert_close(found["pred"] - codes_only.encode(images), codes_only.dev[[row] * 3])
+    torch.testing.assert_close(found["pred"] - code, codes_only.step(code, torch.tensor([row] * 3)))
 
 
 @pytest.mark.parametrize("row", [0, 1])

@@ -41,16 +41,15 @@ def test_the_dice_term_and_its_gradient_are_monais_of_both_channels_times_the_we
 def test_the_weight_multiplies_the_loss() -> None:
     logits, target = _random_pair()
 
-    torch.testing.assert_close(SkullDiceLoss(weight=80.0)(logits, target), 80 * SkullDiceLoss(weight=1.0)(logits, target))
+    heavy, plain = (SkullDiceLoss(weight)(logits, target) for weight in (80.0, 1.0))
+    torch.testing.assert_close(heavy, 80 * plain)
 
 
 def test_the_loss_of_a_batch_is_the_sum_over_its_skulls() -> None:
     logits, target = _random_pair()
     loss = SkullDiceLoss()
 
-    torch.testing.assert_close(
-        loss(logits, target), sum(loss(logits[i : i + 1], target[i : i + 1]) for i in range(3))
-    )
+    torch.testing.assert_close(loss(logits, target), sum(loss(logits[i : i + 1], target[i : i + 1]) for i in range(3)))
 
 
 def test_perfect_logits_lose_nothing_and_opposite_ones_lose_both_channels() -> None:

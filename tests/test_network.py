@@ -42,25 +42,44 @@ def test_a_decoded_skull_is_the_softmax_of_the_second_channel(network: SkullComp
     torch.testing.assert_close(network.decode(code)[:, 0], expected)
 
 
-def test_the_network_decodes_the_code_moved_by_the_step(network: SkullCompleter) -> None:
+def test_the_network_decodes_the_code_moved_by_the_step_of_the_more_probable_defect(network: SkullCompleter) -> None:
     images = small_images()
     code = network.encode(images)
+    defect = network.class_probabilities(code)[:, 1:].argmax(1)
 
-    torch.testing.assert_close(network(images), network.decode(code + network.step(code)))
+    torch.testing.assert_close(network(images), network.decode(code + network.step(code, defect)))
     assert not torch.allclose(network(images), network.decode(code))
 
 
-def test_the_step_is_the_dev_of_the_more_probable_defect_even_if_the_skull_looks_complete(
-    network: SkullCompleter,
+@pytest.mark.parametrize("defect", [0, 1])
+def test_a_skull_that_looks_complete_still_takes_the_more_probable_defects_step(
+    network: SkullCompleter, defect: int
 ) -> None:
     network.class_weight.zero_()
-    network.class_weight[1, 0], network.class_weight[2, 1] = 1.0, 1.0
-    network.class_bias.copy_(torch.tensor([9.0, 0.0, 0.0]))
-    codes = torch.zeros(2, 7)
-    codes[0, 0], codes[1, 1] = 2.0, 2.0
+    network.class_bias.copy_(torch.tensor([50.0, 0.0, 0.0]))
+    network.class_bias[1 + defect] = 10.0
+    code = network.encode(small_images())
+    step = network.step(code, torch.tensor([defect] * 3))
 
-    assert network.class_probabilities(codes).argmax(1).tolist() == [0, 0]
-    torch.testing.assert_close(network.step(codes), network.dev)
+    assert network.class_probabilities(code).argmax(1).tolist() == [0, 0, 0]
+    torch.testing.assert_close(network(small_images()), network.decode(code + step))
+
+
+def test_without_a_slope_the_step_is_the_dev_of_the_class(network: SkullCompleter) -> None:
+    network.dev_slope.zero_()
+
+    torch.testing.assert_close(network.step(torch.randn(3, 7), torch.tensor([1, 0, 1])), network.dev[[1, 0, 1]])
+
+
+def test_at_a_classs_centroid_the_step_is_its_dev_whatever_the_slope(network: SkullCompleter) -> None:
+    torch.testing.assert_close(network.step(network.centroids[1:], torch.tensor([0, 1])), network.dev)
+
+
+def test_away_from_the_centroid_the_slope_of_the_class_is_added(network: SkullCompleter) -> None:
+    for defect in (0, 1):
+        away = torch.randn(7)
+        found = network.step((network.centroids[1 + defect] + away)[None], torch.tensor([defect]))[0]
+        torch.testing.assert_close(found - network.dev[defect], network.dev_slope[defect] @ away, atol=1e-5, rtol=1e-5)
 
 
 def test_class_probabilities_are_a_linear_softmax_that_sums_to_one(network: SkullCompleter) -> None:

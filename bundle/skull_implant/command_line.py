@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import re
 import sys
 import typing
 from collections.abc import Callable
@@ -80,24 +81,27 @@ def _refuse_wrong_flags(function: Callable[..., Any], arguments: list[str]) -> N
     for number, argument in enumerate(arguments):
         if skip:
             skip = False
-        elif argument.startswith("--"):
-            name, equals, _ = argument[2:].partition("=")
+        elif _is_flag(argument):
+            name, equals, _ = argument.removeprefix("--").partition("=")
             name = name.replace("-", "_")
             known = name in parameters or (name.startswith("no") and name[2:] in parameters)
             if not known:
-                _stop(
-                    f"{function.__name__}: no flag --{name}; known: {', '.join('--' + each for each in parameters)}",
-                    USAGE_ERROR,
-                )
+                flags = ", ".join("--" + each for each in parameters)
+                _stop(f"{function.__name__}: no flag {argument.partition('=')[0]}; known: {flags}", USAGE_ERROR)
             given.add(name)
             following = arguments[number + 1] if number + 1 < len(arguments) else "--"
-            skip = not equals and not following.startswith("--")
+            skip = not equals and not _is_flag(following)
         else:
             positional += 1
     missing = [name for name in required[positional:] if name not in given]
     if missing or positional > len(parameters):
         wanted = " ".join(name.upper() for name in required)
         _stop(f"{function.__name__}: wants {wanted}, got {positional} arguments; see --help", USAGE_ERROR)
+
+
+def _is_flag(argument: str) -> bool:
+    """As fire sees it, which would take `-z 2` for a flag that it tells is unknown after the work is done."""
+    return argument.startswith("--") or re.match("-[a-zA-Z]", argument) is not None
 
 
 def _parse(hint: Any, name: str, text: str) -> Any:

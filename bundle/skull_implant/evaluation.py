@@ -210,7 +210,8 @@ class _Scorer:
             ).voxels
             seconds += time.perf_counter() - started
             score = score_implant(implant, truth, skull.voxels, skull.grid.spacing)
-            # The skull is part of the complete skull, and the implant is never on it, so counting the implant's hits is enough.
+            # The skull is part of the complete skull, and the implant is never on it, so counting the implant's hits
+            # is enough.
             whole = 2 * (bone_voxels + (implant & truth).sum()) / (2 * bone_voxels + truth.sum() + implant.sum())
             ml = float(implant.sum()) * skull.grid.voxel_ml
             numbers: dict[str, Any] = asdict(score)

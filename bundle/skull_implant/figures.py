@@ -33,7 +33,11 @@ def plot_curves(runs: Sequence[str | Path], path: Path) -> None:
                 if points:
                     label = f"{Path(run).name}, stage {stage[-1]}"
                     axis.plot(*zip(*points, strict=True), style, color=f"C{color}", label=label)
-    titles = ("Dice loss a sample, training", "KL divergence a sample, training", "reconstruction DSC, validation persons")
+    titles = (
+        "Dice loss a sample, training",
+        "KL divergence a sample, training",
+        "reconstruction DSC, validation persons",
+    )
     for axis, title in zip(axes, titles, strict=True):
         axis.set(title=title, xlabel="epoch")
         axis.grid(alpha=0.3)

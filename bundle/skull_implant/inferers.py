@@ -56,7 +56,7 @@ class CompletionInferer(Inferer):
         if self.defect_class != "auto":
             index = torch.full_like(index, DEFECT_CLASSES.index(self.defect_class))
         return {
-            "pred": network.decode(code + self.gamma * network.dev[index]),
+            "pred": network.decode(code + self.gamma * network.step(code, index)),
             "class_probability": probability,
             "class_index": index,
         }

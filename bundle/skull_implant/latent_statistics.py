@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GroupKFold
 
-from bundle.skull_implant.network import LATENT_CLASSES, SkullCompleter
+from bundle.skull_implant.network import DEFECT_CLASSES, LATENT_CLASSES, SkullCompleter
 from bundle.skull_implant.training_data import DefectCutter, SkullBatches, SkullDataset
 
 logger = logging.getLogger(__name__)
@@ -82,15 +83,24 @@ def fit_latent_statistics(
     network: SkullCompleter,
     dataset: SkullDataset,
     cutter: DefectCutter,
-    draws: Sequence[int] = (1, 10, 3),
+    conditional: bool = True,
+    draws: Sequence[int] = (1, 24, 8),
     seed: int = 0,
 ) -> None:
     """Set centroids, DEV and the classifier, from training skulls only.
 
-    `DEV = mean(z_complete) - mean(z_defective)` for each defect class (Li et al. 2022).
-    Every skull weighs the same in every mean. Arguments as :func:`encode_classes`; the network is changed in place.
+    `DEV = mean(z_complete) - mean(z_defective)` for each defect class (Li et al. 2022); every skull weighs the same
+    in every mean.
+
+    Args:
+        network: with standardization; changed in place.
+        dataset: training skulls.
+        cutter: cuts the defects.
+        conditional: also fit how the step depends on the code; False is the paper's DEV.
+        draws: volumes a skull of complete, cranial, facial.
+        seed: of the defects.
     """
-    codes, kinds, _ = encode_classes(network, dataset, cutter, draws, seed)
+    codes, kinds, owners = encode_classes(network, dataset, cutter, draws, seed)
     centroids = np.stack([codes[kinds == kind].mean(0) for kind in range(len(LATENT_CLASSES))])
     # Strong regularization: codes of a few dozen persons, and the probability is shown to a user.
     classifier = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000).fit(codes, kinds)
@@ -99,6 +109,46 @@ def fit_latent_statistics(
     _set(network.class_weight, classifier.coef_)
     _set(network.class_bias, classifier.intercept_)
     logger.info("classes told apart on the training skulls: %.1f %%", 100 * classifier.score(codes, kinds))
+    network.dev_slope.zero_()
+    complete = np.stack([codes[(owners == owner) & (kinds == 0)].mean(0) for owner in range(len(dataset))])
+    for index, name in enumerate(DEFECT_CLASSES if conditional else ()):
+        own = kinds == index + 1
+        step = complete[owners[own]] - codes[own]
+        slope, explained = fit_step(codes[own] - centroids[index + 1], step - step.mean(0), owners[own])
+        _set(network.dev_slope[index], slope)
+        logger.info("%s step: the code explains %.0f %% of its variance on left-out persons", name, 100 * explained)
+
+
+def fit_step(
+    deviations: np.ndarray,
+    steps: np.ndarray,
+    owners: np.ndarray,
+    alphas: Sequence[float] = (10, 30, 100, 300, 1000, 3000),
+) -> tuple[np.ndarray, float]:
+    """Ridge regression of the step on the code's deviation from its centroid, its strength chosen on left-out persons.
+
+    Args:
+        deviations: (N, latent_size).
+        steps: (N, latent_size).
+        owners: (N,) the person of each row, so that no person is on both sides of a fold.
+        alphas: strengths to choose from.
+
+    Returns:
+        Slope (latent_size, latent_size), and the share of variance explained on left-out persons.
+    """
+    folds = GroupKFold(min(5, len(np.unique(owners))))
+
+    def error(alpha: float) -> float:
+        total = 0.0
+        for train, test in folds.split(deviations, groups=owners):
+            fitted = Ridge(alpha=alpha, fit_intercept=False).fit(deviations[train], steps[train])
+            total += float(np.square(steps[test] - fitted.predict(deviations[test])).sum())
+        return total
+
+    errors = [error(alpha) for alpha in alphas]
+    best = int(np.argmin(errors))
+    slope = Ridge(alpha=alphas[best], fit_intercept=False).fit(deviations, steps).coef_
+    return slope, 1.0 - errors[best] / max(float(np.square(steps).sum()), 1e-12)
 
 
 def save_completer(network: SkullCompleter, model_file: str | Path) -> None:

@@ -106,6 +106,7 @@ class SkullCompleter(nn.Module):
     latent_std: torch.Tensor
     centroids: torch.Tensor
     dev: torch.Tensor
+    dev_slope: torch.Tensor
     class_weight: torch.Tensor
     class_bias: torch.Tensor
     template_mm: torch.Tensor
@@ -133,6 +134,7 @@ class SkullCompleter(nn.Module):
         self.register_buffer("latent_std", torch.ones(latent_size))
         self.register_buffer("centroids", torch.zeros(len(LATENT_CLASSES), latent_size))
         self.register_buffer("dev", torch.zeros(len(DEFECT_CLASSES), latent_size))
+        self.register_buffer("dev_slope", torch.zeros(len(DEFECT_CLASSES), latent_size, latent_size))
         self.register_buffer("class_weight", torch.zeros(len(LATENT_CLASSES), latent_size))
         self.register_buffer("class_bias", torch.zeros(len(LATENT_CLASSES)))
         self.register_buffer("template_mm", torch.zeros(template_size, template_size, dtype=torch.float64))
@@ -157,7 +159,7 @@ class SkullCompleter(nn.Module):
                 state["template_mm"].shape[0],
             )
             network.load_state_dict(state)
-        except (KeyError, RuntimeError) as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
                 f"{Path(model_file).name}: model_file must be a completer written by training, got other keys; "
                 "train one with `python -m monai.bundle run training --config_file configs/train.yaml`"
@@ -188,14 +190,25 @@ class SkullCompleter(nn.Module):
         """Probability of complete, cranial, facial `(B, 3)`, by linear discriminants of the standardized code."""
         return torch.softmax(code @ self.class_weight.T + self.class_bias, dim=1)
 
-    def step(self, code: torch.Tensor) -> torch.Tensor:
-        """DEV `(B, latent_size)` of the more probable defect class of each code."""
-        return self.dev[self.class_probabilities(code)[:, 1:].argmax(dim=1)]
+    def step(self, code: torch.Tensor, class_index: torch.Tensor) -> torch.Tensor:
+        """DEV conditioned on the code: the step from a defective to the complete skull's code, `(B, latent_size)`.
+
+        The mean step of the class (Li et al. 2022) plus a linear function of how this code differs from the class's
+        centroid, because a class's mean cannot know where a patient's hole is. With a `dev_slope` of 0 it is the
+        paper's DEV.
+
+        Args:
+            code: (B, latent_size), standardized.
+            class_index: (B,), in :data:`DEFECT_CLASSES`.
+        """
+        deviation = code - self.centroids[1 + class_index]
+        return self.dev[class_index] + torch.einsum("bij,bj->bi", self.dev_slope[class_index], deviation)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Complete skulls at gamma = 1: probability `(B, 1, X, Y, Z)`."""
         code = self.encode(image)
-        return self.decode(code + self.step(code))
+        class_index = self.class_probabilities(code)[:, 1:].argmax(dim=1)
+        return self.decode(code + self.step(code, class_index))
 
 
 class SkullVAE(nn.Module):

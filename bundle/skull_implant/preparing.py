@@ -17,7 +17,7 @@ from bundle.skull_implant.canonical_frame import align, bone_points, estimate_fr
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
 from bundle.skull_implant.dataset_folder import write_datalist, write_skull
 from bundle.skull_implant.errors import InputError
-from bundle.skull_implant.reading import read_case
+from bundle.skull_implant.reading import case_name, read_case
 from bundle.skull_implant.skull_mask import clean_binary_mask, skull_mask_from_hu
 from bundle.skull_implant.vault_template import VaultTemplate, average_template
 from bundle.skull_implant.volume import Volume
@@ -51,27 +51,25 @@ def find_sources(folder: Path) -> list[Source]:
     """Skulls in a folder: the SkullFix layout (`complete_skull/`, `implant/`), or each volume file and DICOM folder.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or two have one name.
     """
-    skulls = folder / "complete_skull"
+    skulls, implants = folder / "complete_skull", folder / "implant"
     if skulls.is_dir():
-        return [
-            Source(
-                path.name.split(".")[0],
-                path,
-                implant if (implant := folder / "implant" / path.name).is_file() else None,
-            )
-            for path in sorted(skulls.iterdir())
-            if _is_volume(path)
-        ]
-    found = [
-        Source(path.name.split(".")[0], path) for path in sorted(folder.glob("*")) if path.is_dir() or _is_volume(path)
-    ]
-    if not found:
+        paths = [path for path in sorted(skulls.iterdir()) if _is_volume(path)]
+    else:
+        paths = [path for path in sorted(folder.glob("*")) if path.is_dir() or _is_volume(path)]
+    if not paths:
         raise InputError(
             f"{folder}: SOURCE must hold volume files, DICOM folders or complete_skull/, found none; check the path"
         )
-    return found
+    names = [case_name(path) for path in paths]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{folder}: each skull must have a name of its own, more than one is {twice[0]}; rename one")
+    return [
+        Source(name, path, implants / path.name if skulls.is_dir() and (implants / path.name).is_file() else None)
+        for name, path in zip(names, paths, strict=True)
+    ]
 
 
 def build_template(sources: Sequence[Source], threshold_hu: float, rounds: int = 4) -> VaultTemplate:
@@ -103,6 +101,9 @@ def prepare_dataset(
         template: mean vault.
         box: canonical box at the size to store.
         threshold_hu: bone threshold for CT.
+
+    Raises:
+        InputError: no skull is left to train with.
     """
     lists: dict[str, list[dict[str, str]]] = {"training": [], "validation": []}
     write = partial(_write_one, folder=folder, template=template, box=box, threshold_hu=threshold_hu)
@@ -111,6 +112,8 @@ def prepare_dataset(
             logger.info("%d of %d: %s: %s", number, len(sources), source.name, line)
             if entry:
                 lists["validation" if source.name in validation else "training"].append(entry)
+    if not lists["training"]:
+        raise InputError(f"{folder}: training must have at least one skull, none is left; see why above")
     write_datalist(folder, lists, box, template)
     logger.info("%d training and %d validation skulls", len(lists["training"]), len(lists["validation"]))
 
@@ -160,7 +163,7 @@ def validation_names(names: Sequence[str], split: str, share: float, seed: int) 
         return sorted(np.random.default_rng(seed).permutation(sorted(names))[:count].tolist())
     try:
         listed = [str(name) for name in json.loads(Path(split).read_text())["validation"]]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{split}: a split must be JSON with a list 'validation'; see configs/skullfix_split.json"
         ) from error

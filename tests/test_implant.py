@@ -1,0 +1,240 @@
+"""The implant is the plate that is missing, and nothing else: a spherical skull with a hole, on unlike grids."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from bundle.skull_implant.canonical_frame import CanonicalFrame
+from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
+from bundle.skull_implant.implant import ImplantRules, design_implant, largest_component, scanned, vault_shell
+from bundle.skull_implant.metrics import dice
+from bundle.skull_implant.volume import Grid, Volume
+from tests.made_up_skulls import ball, canonical_points, pose, scan_grid, shell, sphere_template
+
+SPHERE = sphere_template(80.0)  # vault's center 80 mm below the vertex
+BOX = CanonicalBox((88, 112, 80))  # voxels of 2 mm
+TILT = pose((10.0, -7.0, 5.0), vertex=(20.0, -30.0, 400.0))
+OBLIQUE = Rotation.from_euler("xyz", [12.0, -8.0, 20.0], degrees=True).as_matrix()
+TEMPLE, VERTEX, FOREHEAD = (65.0, 10.0, -40.0), (0.0, 0.0, -4.0), (0.0, 72.0, -50.0)
+
+
+@dataclass
+class Case:
+    """A vault of 7 mm on a scan's grid, and what a perfect network would decode."""
+
+    frame: CanonicalFrame
+    grid: Grid
+    points: np.ndarray
+    whole: np.ndarray
+    decoded: np.ndarray
+
+    def implant(
+        self, skull: np.ndarray, decoded: np.ndarray | None = None, cranial: bool = True, **rules: float
+    ) -> np.ndarray:
+        """The implant of a skull; checks what must hold for every implant."""
+        bone = Volume(skull, self.grid)
+        found = design_implant(
+            self.decoded if decoded is None else decoded,
+            to_canonical(bone, self.frame, BOX),
+            bone,
+            self.frame,
+            BOX,
+            SPHERE,
+            cranial=cranial,
+            rules=ImplantRules(**rules),
+        )
+        assert found.grid is self.grid
+        assert found.voxels.dtype == bool
+        assert not (found.voxels & skull).any()
+        assert ndimage.label(found.voxels)[1] <= 1
+        return found.voxels
+
+    def ml(self, mask: np.ndarray) -> float:
+        return float(mask.sum()) * self.grid.voxel_ml
+
+    def canonical(self, mask: np.ndarray) -> np.ndarray:
+        return to_canonical(Volume(mask, self.grid), self.frame, BOX)
+
+
+@functools.cache
+def _case(name: str) -> Case:
+    frame, spacing, direction = {
+        "fine": (pose(), (1.5, 1.5, 1.5), np.eye(3)),
+        "thick slices": (TILT, (1.0, 1.0, 3.0), np.eye(3)),
+        "oblique": (TILT, (1.3, 2.0, 1.6), OBLIQUE @ np.diag([1.0, -1.0, 1.0])),
+    }[name]
+    grid = scan_grid(frame, spacing, (185.0, 185.0, 175.0), direction)
+    points = canonical_points(grid, frame)
+    whole = shell(points, frame, SPHERE)
+    return Case(frame, grid, points, whole, to_canonical(Volume(whole, grid), frame, BOX))
+
+
+@pytest.fixture(params=["fine", "thick slices", "oblique"])
+def any_case(request: pytest.FixtureRequest) -> Case:
+    return _case(request.param)
+
+
+@pytest.fixture
+def case() -> Case:
+    return _case("fine")
+
+
+@pytest.mark.parametrize("center", [TEMPLE, VERTEX, FOREHEAD], ids=["temple", "vertex", "forehead"])
+def test_the_implant_is_the_piece_that_was_cut_out(any_case: Case, center: tuple[float, float, float]) -> None:
+    truth = any_case.whole & ball(any_case.points, center, 30.0)
+
+    implant = any_case.implant(any_case.whole & ~truth)
+
+    assert dice(implant, truth) > 0.93
+    assert any_case.ml(implant) == pytest.approx(any_case.ml(truth), rel=0.08)
+
+
+def test_an_undamaged_skull_has_no_implant(any_case: Case) -> None:
+    assert not any_case.implant(any_case.whole).any()
+
+
+def test_a_decoded_skull_that_is_1_mm_too_large_everywhere_is_no_implant(any_case: Case) -> None:
+    thick = shell(any_case.points, any_case.frame, SPHERE, grown_mm=1.0)
+
+    assert any_case.ml(thick & ~any_case.whole) > 100  # the film that subtraction alone would give
+    assert not any_case.implant(any_case.whole, any_case.canonical(thick)).any()
+
+
+def test_a_film_around_the_skull_stays_out_of_the_implant(any_case: Case) -> None:
+    hole = ball(any_case.points, TEMPLE, 30.0)
+    thick = shell(any_case.points, any_case.frame, SPHERE, grown_mm=1.0)
+
+    implant = any_case.implant(any_case.whole & ~hole, any_case.canonical(thick))
+
+    assert not (implant & ~ball(any_case.points, TEMPLE, 33.0)).any()
+    assert dice(implant, thick & hole) > 0.9
+
+
+def test_no_decoded_bone_gives_no_implant(case: Case) -> None:
+    skull = case.whole & ~ball(case.points, TEMPLE, 30.0)
+
+    assert not case.implant(skull, np.zeros(BOX.spatial_size, np.float32)).any()
+
+
+def test_of_two_holes_the_larger_is_filled(case: Case) -> None:
+    large, small = ball(case.points, TEMPLE, 30.0), ball(case.points, (-65.0, 0.0, -40.0), 20.0)
+
+    implant = case.implant(case.whole & ~large & ~small)
+
+    assert dice(implant, case.whole & large) > 0.93
+    assert not (implant & small).any()
+
+
+def test_a_hole_narrower_than_twice_the_core_distance_is_left_alone(case: Case) -> None:
+    skull = case.whole & ~ball(case.points, TEMPLE, 6.0)
+
+    assert case.implant(skull, core_mm=4.0).any()
+    assert not case.implant(skull, core_mm=7.0).any()
+
+
+def test_a_smaller_piece_than_the_minimum_is_no_implant(case: Case) -> None:
+    truth = case.whole & ball(case.points, TEMPLE, 20.0)
+    skull = case.whole & ~truth
+
+    assert case.implant(skull, minimum_ml=0.8 * case.ml(truth)).any()
+    assert not case.implant(skull, minimum_ml=1.2 * case.ml(truth)).any()
+
+
+def test_bone_beneath_the_top_slice_is_missing_scan_and_no_hole(case: Case) -> None:
+    top = int(np.nonzero(case.whole.any((0, 1)))[0][-1]) - 10  # 15 mm of the vault are above the scan's end
+    grid = Grid((*case.grid.size[:2], top), case.grid.spacing, case.grid.origin, case.grid.direction)
+    cut = Case(case.frame, grid, case.points[..., :top], case.whole[..., :top], case.decoded)
+
+    assert case.decoded.sum() > 1.03 * cut.canonical(cut.whole).sum()
+    assert not cut.implant(cut.whole).any()
+
+
+def test_a_cranial_implant_is_sought_in_the_vault_only_and_a_facial_one_everywhere(case: Case) -> None:
+    jaw = ball(case.points, (0.0, 60.0, -130.0), 14.0)
+    decoded = case.canonical(case.whole | jaw)
+
+    assert not case.implant(case.whole, decoded, cranial=True).any()
+    assert dice(case.implant(case.whole, decoded, cranial=False), jaw) > 0.9
+
+
+def test_a_larger_loss_in_the_face_does_not_draw_the_cranial_implant_away(case: Case) -> None:
+    jaw, hole = ball(case.points, (0.0, 60.0, -130.0), 20.0), ball(case.points, TEMPLE, 25.0)
+    decoded = case.canonical(case.whole | jaw)
+
+    assert dice(case.implant(case.whole & ~hole, decoded), case.whole & hole) > 0.92
+
+
+def test_a_cavity_in_the_decoded_bone_is_filled(case: Case) -> None:
+    hole = ball(case.points, TEMPLE, 30.0)
+    thick = shell(case.points, case.frame, SPHERE, wall_mm=14.0)
+    skull, hollow = thick & ~hole, thick & ~ball(case.points, (64.0, 8.0, -45.0), 3.5)
+
+    implant = case.implant(skull, case.canonical(hollow))
+
+    assert (thick & ~hollow & ~implant).sum() == 0
+    assert dice(implant, thick & hole) > 0.9
+
+
+def test_a_splinter_on_the_plate_is_opened_away(case: Case) -> None:
+    hole = ball(case.points, VERTEX, 30.0)
+    right, anterior, superior = case.points
+    splinter = (np.hypot(right, anterior) < 1.6) & (superior < -6) & (superior > -22)
+    decoded = case.canonical(case.whole | splinter)
+
+    plain, cleaned = (case.implant(case.whole & ~hole, decoded, opening_mm=mm) for mm in (0.1, 2.0))
+
+    tip = splinter & (superior < -12)
+    assert (plain & tip).any()
+    assert not (cleaned & tip).any()
+
+
+def test_the_level_decides_how_thick_the_plate_is(case: Case) -> None:
+    skull = case.whole & ~ball(case.points, TEMPLE, 30.0)
+    volumes = [case.ml(case.implant(skull, level=level)) for level in (0.25, 0.5, 0.75)]
+
+    assert volumes[0] > 1.1 * volumes[1] > 1.1 * 1.1 * volumes[2]
+
+
+def test_the_whole_grid_is_scanned_but_for_its_border() -> None:
+    frame = pose()
+    grid = scan_grid(frame, (2.0, 2.0, 2.0), (100.0, 100.0, 100.0))
+    right, anterior, superior = BOX.coordinates().numpy()
+
+    seen = scanned(grid, frame, BOX, border_mm=4.0)
+
+    middle = np.maximum.reduce([np.abs(right), np.abs(anterior), np.abs(superior + 80)])
+    np.testing.assert_array_equal(seen, middle < 46.0)
+
+
+def test_the_vaults_shell_is_as_thick_as_asked_and_ends_below_the_equator() -> None:
+    scales = (1.1, 1.0, 0.9)
+    near = vault_shell(pose(scales=scales), BOX, SPHERE, (20.0, 8.0))
+    right, anterior, superior = BOX.coordinates().numpy()
+    center = superior + 72.0  # the vault is 72 mm high
+
+    on_axis = near & (np.hypot(right - 1.0, anterior - 1.0) < 0.1) & (center > 0)
+    assert sorted({*center[on_axis]}) == [*np.arange(53.0, 79.0, 2.0)]  # to the end of the box, 6 mm above
+    level = near & (np.abs(center - 1.0) < 0.1) & (np.abs(anterior - 1.0) < 0.1) & (right > 0)
+    np.testing.assert_allclose([right[level].min(), right[level].max()], [69.0, 87.0])  # 88 - 20, and the box's end
+    side = np.stack([right / scales[0], anterior, center / scales[2]])
+    theta = np.rad2deg(np.arctan2(np.hypot(side[0], side[1]), side[2]))
+    assert theta[near].max() < 115.0
+    assert theta[near].max() > 113.0
+
+
+def test_the_largest_part_is_kept_and_corners_do_not_connect() -> None:
+    mask = np.zeros((6, 6, 6), bool)
+    mask[0, 0, :3] = True
+    mask[1, 1, 2:4] = True
+    mask[4, :5, 5] = True
+    expected = np.zeros_like(mask)
+    expected[4, :5, 5] = True
+
+    np.testing.assert_array_equal(largest_component(mask), expected)
+    assert not largest_component(np.zeros((2, 2, 2), bool)).any()
