@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -113,6 +114,13 @@ def not_a_number(folder: Path) -> Path:
     return write_voxels(folder / "nan.nii.gz", voxels)
 
 
+def infinite_big_endian(folder: Path) -> Path:
+    voxels = hu().astype(">f8")
+    voxels[20, 20, 20] = -np.inf
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([2.0, 2.0, 2.0, 1.0])), folder / "infinite.nii")
+    return folder / "infinite.nii"
+
+
 def infinite(folder: Path) -> Path:
     voxels = hu()
     voxels[39, 39, 39] = np.inf
@@ -150,6 +158,7 @@ def one_slice(folder: Path) -> Path:
         (zero_and_seven, "a mask must hold 0 and 1, 0, 7 arrived"),
         (not_a_number, "must be finite numbers"),
         (infinite, "must be finite numbers"),
+        (infinite_big_endian, "must be finite numbers"),
         (magnetic_resonance, "MR"),
         (without_air, "must show air"),
         (one_slice, "give the folder that holds the series"),

@@ -32,6 +32,7 @@ def run_command(function: Callable[..., int | None]) -> None:
         function: a documented function whose parameters are annotated with str, int, float, bool or tuple.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("ignite").setLevel(logging.CRITICAL)  # its engines tell of starts and of exceptions told below
     arguments = sys.argv[1:]
     if "--help" in arguments or "-h" in arguments:
         fire.Fire(function, command=["--help"], name=f"python -m scripts.{function.__name__}")

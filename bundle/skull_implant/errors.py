@@ -19,4 +19,11 @@ class CaseRefused(InputError):
 
     def __init__(self, case: str, reasons: Sequence[str]) -> None:
         super().__init__(f"{case}: refused: {'; '.join(reasons)}")
+        self.case = case
         self.reasons = list(reasons)
+
+    def __reduce__(self) -> tuple[type[CaseRefused], tuple[str, list[str]]]:
+        return type(self), (
+            self.case,
+            self.reasons,
+        )  # by default pickle, and so a worker process, hands over the message

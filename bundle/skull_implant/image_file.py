@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
 import re
@@ -46,6 +47,7 @@ class ImageHeader:
         grid: of the 3-D image; a fourth axis of length 1 is left out.
         stored_bytes: of all voxels, uncompressed, as stored.
         voxel_offset: NIfTI's byte offset of the first voxel, else 0.
+        float_type: numpy's name, without byte order, of NIfTI voxels stored as floating point; else empty.
         data: where the voxels are; None for rare layouts (bzip2, text, skipped bytes), whose length ITK does check.
     """
 
@@ -54,6 +56,7 @@ class ImageHeader:
     grid: Grid
     stored_bytes: int
     voxel_offset: int
+    float_type: str
     data: DataLocation | None
 
 
@@ -88,7 +91,8 @@ def read_header(path: Path) -> ImageHeader:
             logger.warning("%s: no orientation in the header (qform, sform codes 0); axes taken as LPS", path.name)
     stored_bytes = itemsize * int(np.prod(reader.GetSize(), dtype=object))
     offset = _metadata(reader, "vox_offset")
-    return ImageHeader(path, kind, _grid_of_first_three_axes(reader), stored_bytes, offset, data)
+    float_type = {16: "f4", 64: "f8"}.get(_metadata(reader, "datatype"), "") if kind == "NIfTI" else ""
+    return ImageHeader(path, kind, _grid_of_first_three_axes(reader), stored_bytes, offset, float_type, data)
 
 
 def read_voxels(header: ImageHeader) -> Volume:
@@ -98,9 +102,12 @@ def read_voxels(header: ImageHeader) -> Volume:
     that was cut off, and decodes a damaged NRRD or MetaImage file to noise, both in silence.
 
     Raises:
-        InputError: less data than the header says, a wrong check sum, or a data file that is not beside its header.
+        InputError: less data than the header says, a wrong check sum, a data file that is not beside its header, or
+            NaN or infinity in a NIfTI file.
     """
     _check_data(header)
+    if header.float_type:
+        _check_finite(header)
     try:
         image = sitk.ReadImage(str(header.path))
     except RuntimeError as error:
@@ -168,6 +175,24 @@ def _check_data(header: ImageHeader) -> None:
     if arrived < expected:
         amounts = f"its header says {header.stored_bytes} bytes of voxels, {max(arrived - skipped, 0)} arrived"
         raise InputError(f"{name}: the file is cut off: {amounts}; {advice}")
+
+
+def _check_finite(header: ImageHeader, chunk_bytes: int = 1 << 24) -> None:
+    """Refuse NaN and infinity in NIfTI voxels, which ITK's library turns into 0, so air into tissue, in silence."""
+    name, left = header.path.name, header.stored_bytes
+    packed = header.data is not None and header.data.packed
+    try:
+        with gzip.open(header.path) if packed else header.path.open("rb") as file:
+            little = file.read(4) in (b"\x5c\x01\0\0", b"\x1c\x02\0\0")  # the header's length, 348 or 540
+            kind = np.dtype(("<" if little else ">") + header.float_type)
+            file.seek(header.voxel_offset)
+            while left > 0 and (chunk := file.read(min(left, chunk_bytes))):
+                if not np.isfinite(np.frombuffer(chunk, kind)).all():
+                    rule = "voxels must be finite numbers, NaN or infinity arrived"
+                    raise InputError(f"{name}: {rule}; replace them by air (-1000)")
+                left -= len(chunk)
+    except (OSError, zlib.error) as error:
+        raise InputError(f"{name}: its data cannot be read ({error}); copy or export it again") from error
 
 
 def _data_location(path: Path, kind: str) -> DataLocation | None:

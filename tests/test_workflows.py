@@ -1,0 +1,520 @@
+"""The whole way: train on made-up skulls, complete with what came out, and what a result promises its reader."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+import torch
+import trimesh
+from monai.bundle import ConfigWorkflow
+
+from bundle.skull_implant.canonical_frame import estimate_frame
+from bundle.skull_implant.canonical_grid import to_canonical
+from bundle.skull_implant.completion import complete
+from bundle.skull_implant.defects import draw_cranial_hole
+from bundle.skull_implant.dicom_writing import write_ct_series
+from bundle.skull_implant.evaluation import cut_native
+from bundle.skull_implant.metrics import dice
+from bundle.skull_implant.network import SkullCompleter
+from bundle.skull_implant.skull_mask import skull_mask_from_hu
+from bundle.skull_implant.training import ResumableCheckpoint
+from bundle.skull_implant.volume import Grid, Volume, write_volume
+from tests.debian_sample import debian_sample
+from tests.dicom_files import rotation
+from tests.end_to_end import ROOT, Outcome, run_module, small_head, untrained_model, without_preview
+
+SMOKE = [str(ROOT / "configs" / name) for name in ("train.yaml", "smoke.yaml")]
+INFERENCE = ROOT / "configs" / "inference.yaml"
+MASKS = ("completed", "implant", "skull")
+SECRETS = ("Zwiebelfisch", "QX-77-ZETA", "19010203")
+
+
+def command(*words: object) -> Outcome:
+    """A real process, as a user starts it."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def read(path: Path) -> Volume:
+    return Volume.from_image(sitk.ReadImage(str(path)))
+
+
+def epochs(path: Path) -> list[int]:
+    with path.open() as file:
+        return [int(row["epoch"]) for row in csv.DictReader(file)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """Folder of a smoke run by the real command, and what it said."""
+    folder = tmp_path_factory.mktemp("trained")
+    outcome = command(
+        *("-m", "monai.bundle", "run", "training", "--config_file", SMOKE),
+        *("--dataset_dir", tiny_dataset, "--output_dir", folder / "run", "--model_file", folder / "model.pt"),
+    )
+    return folder, outcome
+
+
+def train(dataset_dir: Path, folder: Path, **overrides: Any) -> dict[str, torch.Tensor]:
+    """A smoke run in this process; the weights it wrote."""
+    workflow = ConfigWorkflow(
+        SMOKE,
+        run_id="training",
+        logging_file=False,
+        dataset_dir=str(dataset_dir),
+        output_dir=str(folder),
+        model_file=str(folder / "model.pt"),
+        device=torch.device("cpu"),
+        **overrides,
+    )
+    workflow.initialize()
+    workflow.run()
+    return dict(torch.load(folder / "model.pt", weights_only=True))
+
+
+def interrupted(dataset_dir: Path, folder: Path, after: int, monkeypatch: pytest.MonkeyPatch, **overrides: Any) -> None:
+    """A smoke run that ends right after its checkpoint number `after` was written."""
+    original, saved = ResumableCheckpoint.save, []
+
+    def save_and_stop(self: ResumableCheckpoint, engine: Any) -> None:
+        original(self, engine)
+        saved.append(self.path.name)
+        if len(saved) == after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ResumableCheckpoint, "save", save_and_stop)
+        train(dataset_dir, folder, **overrides)
+
+
+def test_the_training_command_writes_weights_curves_and_checkpoints(trained: tuple[Path, Outcome]) -> None:
+    folder, outcome = trained
+
+    assert outcome.status == 0, outcome.stderr
+    assert sorted(contents(folder)) == [
+        "model.pt",
+        "run/stage1.csv",
+        "run/stage1.pt",
+        "run/stage2.csv",
+        "run/stage2.pt",
+    ]
+    for stage in (1, 2):
+        assert epochs(folder / "run" / f"stage{stage}.csv") == [1, 2]
+        assert f"stage {stage} epoch 2/2: dice" in outcome.stdout
+
+
+def test_the_weights_hold_all_that_inference_needs(trained: tuple[Path, Outcome], tiny_dataset: Path) -> None:
+    folder, _ = trained
+    network = SkullCompleter.from_file(folder / "model.pt")
+    template = json.loads((tiny_dataset / "dataset.json").read_text())["template"]["radii_mm"]
+
+    assert network.box.spatial_size == (32, 32, 32)
+    np.testing.assert_allclose(network.template.radii_mm, template)
+    assert (network.latent_std > 0).all()
+    assert not torch.equal(network.latent_std, torch.ones(8))
+    assert network.dev.abs().sum() > 0
+    torch.testing.assert_close(network.dev, network.centroids[:1] - network.centroids[1:])
+
+
+def test_a_second_run_with_more_epochs_continues(tiny_dataset: Path, tmp_path: Path) -> None:
+    first = train(tiny_dataset, tmp_path)
+    second = train(tiny_dataset, tmp_path, stage2_epochs=3)
+
+    assert epochs(tmp_path / "stage1.csv") == [1, 2]
+    assert epochs(tmp_path / "stage2.csv") == [1, 2, 3]
+    encoder = [name for name in first if name.startswith("encoder.")]
+    assert all(torch.equal(first[name], second[name]) for name in encoder)
+    assert not torch.equal(first["decoder.linear.weight"], second["decoder.linear.weight"])
+
+
+def test_without_resume_a_second_run_starts_anew_and_gives_the_same(tiny_dataset: Path, tmp_path: Path) -> None:
+    first = train(tiny_dataset, tmp_path)
+    second = train(tiny_dataset, tmp_path, resume=False)
+
+    assert epochs(tmp_path / "stage1.csv") == epochs(tmp_path / "stage2.csv") == [1, 2]
+    assert_equal_weights(first, second)
+
+
+def test_an_interrupted_and_resumed_run_equals_an_unbroken_one_bit_for_bit(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = {"stage1_epochs": 3, "stage2_epochs": 3}
+    unbroken = train(tiny_dataset, tmp_path / "unbroken", **lengths)
+    broken = tmp_path / "broken"
+
+    interrupted(tiny_dataset, broken, 2, monkeypatch, **lengths)
+    assert epochs(broken / "stage1.csv") == [1, 2]
+    interrupted(tiny_dataset, broken, 2, monkeypatch, **lengths)  # the last of stage 1, the first of stage 2
+    assert not (broken / "model.pt").exists()
+    resumed = train(tiny_dataset, broken, **lengths)
+
+    assert epochs(broken / "stage1.csv") == epochs(broken / "stage2.csv") == [1, 2, 3]
+    assert_equal_weights(unbroken, resumed)
+
+
+def test_another_seed_gives_other_weights(tiny_dataset: Path, tmp_path: Path) -> None:
+    lengths = {"stage1_epochs": 1, "stage2_epochs": 1}
+    first = train(tiny_dataset, tmp_path / "0", **lengths)
+    second = train(tiny_dataset, tmp_path / "1", seed=1, **lengths)
+
+    assert not torch.equal(first["encoder.mean.weight"], second["encoder.mean.weight"])
+
+
+def assert_equal_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert list(first) == list(second)
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+# Completing
+
+
+@pytest.fixture(scope="module")
+def ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made-up head CT with a hole, on an oblique grid."""
+    head, turn = small_head(0).hu, rotation(9.0, -6.0)
+    path = tmp_path_factory.mktemp("ct") / "head.v1.nii.gz"
+    grid = Grid(head.grid.size, head.grid.spacing, (-71.5, 130.25, 77.0), tuple(turn.ravel().tolist()))
+    write_volume(path, Volume(head.voxels, grid))
+    return path
+
+
+@pytest.fixture(scope="module")
+def knowing_model(ct: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A model whose decoder knows the complete skull of `ct`, so that an implant comes out that can be judged."""
+    path = untrained_model(tmp_path_factory.mktemp("knowing") / "model.pt", (64, 96, 64))
+    network = SkullCompleter.from_file(path)
+    volume = read(ct)
+    skull = skull_mask_from_hu(volume)
+    complete_skull = Volume(small_head(0).complete_skull.voxels | skull.voxels, volume.grid)
+    frame = estimate_frame(skull.voxels, skull.grid, network.template)
+    answer = torch.from_numpy(to_canonical(complete_skull, frame, network.box))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SkullCompleter, "decode", lambda self, code: answer.expand(len(code), 1, *answer.shape).clone())
+        yield path
+
+
+@pytest.fixture(scope="module")
+def by_script(ct: Path, knowing_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    folder = tmp_path_factory.mktemp("script")
+    outcome = run_module("scripts.complete", ct, folder / "out", "--model_file", knowing_model, "--keep_decoded")
+    return folder / "out" / "head.v1", outcome
+
+
+@pytest.fixture(scope="module")
+def by_monai(ct: Path, knowing_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    folder = tmp_path_factory.mktemp("monai")
+    with pytest.MonkeyPatch.context() as patch:
+        without_preview(patch)
+        words = ("--output_dir", folder / "out", "--model_file", knowing_model, "--keep_decoded")
+        outcome = run_module("monai.bundle", "run", "--config_file", INFERENCE, "--dataset_dir", ct, *words)
+    return folder / "out" / "head.v1", outcome
+
+
+def test_both_commands_succeed_and_say_where_the_files_are(
+    by_script: tuple[Path, Outcome], by_monai: tuple[Path, Outcome]
+) -> None:
+    folder, outcome = by_script
+
+    assert (outcome.status, outcome.stderr) == (0, "")
+    last = outcome.stdout.strip().splitlines()[-1]
+    assert last == "wrote " + " ".join(str(path) for path in sorted(folder.iterdir()))
+    assert by_monai[1].status == 0
+
+
+def test_both_commands_give_the_same_voxels_and_report(
+    by_script: tuple[Path, Outcome], by_monai: tuple[Path, Outcome]
+) -> None:
+    for name in (*MASKS, "decoded"):
+        first, second = (read(folder / f"{name}.nii.gz") for folder, _ in (by_script, by_monai))
+        assert first.grid == second.grid
+        np.testing.assert_array_equal(first.voxels, second.voxels)
+    first_report, second_report = (
+        {key: value for key, value in json.loads((folder / "report.json").read_text()).items() if key != "seconds"}
+        for folder, _ in (by_script, by_monai)
+    )
+    assert first_report == second_report
+
+
+def test_a_result_has_exactly_the_promised_files(by_script: tuple[Path, Outcome]) -> None:
+    folder, _ = by_script
+
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "completed.nii.gz",
+        "decoded.nii.gz",
+        "implant.nii.gz",
+        "implant.stl",
+        "preview.png",
+        "report.json",
+        "skull.nii.gz",
+    ]
+    assert [path.name for path in folder.parent.iterdir()] == ["head.v1"]
+
+
+def test_masks_are_uint8_on_the_exact_grid_and_completed_is_skull_or_implant(
+    by_script: tuple[Path, Outcome], ct: Path
+) -> None:
+    masks = {name: read(by_script[0] / f"{name}.nii.gz") for name in (*MASKS, "decoded")}
+
+    for volume in masks.values():
+        assert volume.voxels.dtype == np.uint8
+        assert set(np.unique(volume.voxels)) == {0, 1}
+        assert volume.grid == read(ct).grid
+    skull, implant, completed = (masks[name].voxels > 0 for name in ("skull", "implant", "completed"))
+    assert not (skull & implant).any()
+    np.testing.assert_array_equal(completed, skull | implant)
+    np.testing.assert_array_equal(skull, skull_mask_from_hu(read(ct)).voxels)
+
+
+def test_the_implant_fills_the_hole(by_script: tuple[Path, Outcome]) -> None:
+    implant = read(by_script[0] / "implant.nii.gz").voxels > 0
+
+    assert dice(implant, small_head(0).implant.voxels) > 0.8
+
+
+def test_the_surface_lies_on_the_implant_in_lps_mm(by_script: tuple[Path, Outcome]) -> None:
+    implant = read(by_script[0] / "implant.nii.gz")
+    surface = trimesh.load_mesh(by_script[0] / "implant.stl")
+    index = np.argwhere(implant.voxels)
+    points = index @ implant.grid.affine[:3, :3].T + implant.grid.affine[:3, 3]
+
+    assert surface.is_watertight
+    np.testing.assert_allclose(surface.bounds, [points.min(0), points.max(0)], atol=2.5)
+    assert surface.volume / 1000 == pytest.approx(len(index) * implant.grid.voxel_ml, rel=0.1)
+
+
+def test_the_report_says_what_was_done_and_how_well(by_script: tuple[Path, Outcome]) -> None:
+    report = json.loads((by_script[0] / "report.json").read_text())
+    implant = read(by_script[0] / "implant.nii.gz")
+
+    assert report["status"] in ("ok", "review")
+    assert bool(report["reasons"]) == (report["status"] == "review")
+    assert report["input"]["name"] == "head.v1.nii.gz"
+    assert report["input"]["size"] == list(implant.grid.size)
+    assert report["input"]["is_mask"] is False
+    assert report["gamma"] == 1.0
+    assert report["weights"]["file"] == "model.pt"
+    assert len(report["weights"]["sha256"]) == 64
+    assert (
+        report["versions"]["skull_implant"] == json.loads((ROOT / "configs" / "metadata.json").read_text())["version"]
+    )
+    assert report["defect_class"] in ("cranial", "facial")
+    assert sum(report["class_probability"].values()) == pytest.approx(1.0, abs=0.001)
+    assert report["implant"]["volume_ml"] == pytest.approx(implant.voxels.sum() * 0.008, abs=0.01)
+    assert report["implant"]["watertight"] is True
+    assert report["implant"]["thickness_mm"]["p50"] > 2.0
+    assert report["fit"]["decoded_bone_agreement_dsc"] > 0.7
+    assert {"read", "skull mask", "align", "implant", "preview"} <= set(report["seconds"])
+
+
+def test_a_result_is_not_overwritten_unless_asked(
+    ct: Path, knowing_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_preview(monkeypatch)
+    (tmp_path / "head.v1").mkdir()
+    (tmp_path / "head.v1" / "mine.txt").write_text("keep")
+    words = ("scripts.complete", ct, tmp_path, "--model_file", knowing_model)
+
+    refused = run_module(*words)
+
+    assert refused.status == 1
+    assert (
+        refused.stderr
+        == f"{tmp_path / 'head.v1'}: holds a result already; name another OUTPUT_DIR or pass --overwrite\n"
+    )
+    assert contents(tmp_path) == {"head.v1/mine.txt": b"keep"}
+    by_monai = run_module(
+        *("monai.bundle", "run", "--config_file", INFERENCE),
+        *("--dataset_dir", ct, "--output_dir", tmp_path, "--model_file", knowing_model),
+    )
+    assert by_monai.status == 1
+    assert by_monai.stderr == refused.stderr
+    assert contents(tmp_path) == {"head.v1/mine.txt": b"keep"}
+
+    assert run_module(*words, "--overwrite").status == 0
+    assert "head.v1/mine.txt" not in contents(tmp_path)
+    assert "head.v1/implant.nii.gz" in contents(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["head.v1"]
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("no space left on device")])
+def test_an_interrupted_write_leaves_what_was_there(
+    error: BaseException | type[BaseException],
+    earlier: bool,
+    ct: Path,
+    knowing_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("bundle.skull_implant.writing.render_preview", stop)
+    if earlier:
+        (tmp_path / "head.v1").mkdir()
+        (tmp_path / "head.v1" / "mine.txt").write_text("keep")
+    before = contents(tmp_path)
+
+    with contextlib.suppress(OSError, RuntimeError):
+        outcome = run_module("scripts.complete", ct, tmp_path, "--model_file", knowing_model, "--overwrite")
+        assert outcome.status != 0
+
+    assert contents(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == (["head.v1"] if earlier else [])
+
+
+def test_monai_reports_bad_input_in_one_line_too(knowing_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.nii.gz").write_text("no image")
+
+    outcome = run_module(
+        *("monai.bundle", "run", "--config_file", INFERENCE, "--dataset_dir", tmp_path / "text.nii.gz"),
+        *("--output_dir", tmp_path / "out", "--model_file", knowing_model),
+    )
+
+    assert outcome.status == 1
+    assert outcome.stderr.startswith("text.nii.gz: not readable as NIfTI")
+    assert outcome.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("configs", [[str(INFERENCE)], SMOKE])
+def test_monai_refuses_a_mistyped_override_before_any_work(configs: list[str], tmp_path: Path) -> None:
+    outcome = run_module(
+        *("monai.bundle", "run", "--config_file", configs, "--output_dir", tmp_path / "out"), "--modle_file", "m.pt"
+    )
+
+    assert outcome.status == 2
+    assert outcome.stderr == "monai.bundle run: no key --modle_file in the config; known: model_file\n"
+    assert not (tmp_path / "out").exists()
+
+
+# A real process, from a DICOM folder, with the weights of the smoke run
+
+
+@pytest.fixture(scope="module")
+def from_dicom(trained: tuple[Path, Outcome], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    folder = tmp_path_factory.mktemp("dicom")
+    files = write_ct_series(folder / "ct", small_head(0).hu, patient_name="Zwiebelfisch^Jane", patient_id="QX-77-ZETA")
+    for path in files:
+        dataset = pydicom.dcmread(path)
+        dataset.PatientBirthDate, dataset.AccessionNumber = "19010203", "QX-77-ZETA"
+        dataset.save_as(path)
+    model = trained[0] / "model.pt"
+    outcome = command("-m", "scripts.complete", folder / "ct", folder / "out", "--model_file", model, "--keep_decoded")
+    return folder / "out" / "ct", outcome
+
+
+def test_the_weights_of_a_smoke_run_complete_a_dicom_folder_without_further_arguments(
+    from_dicom: tuple[Path, Outcome],
+) -> None:
+    folder, outcome = from_dicom
+
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert {"completed.nii.gz", "implant.nii.gz", "skull.nii.gz", "preview.png", "report.json"} <= set(contents(folder))
+    assert read(folder / "completed.nii.gz").grid.size == small_head(0).hu.grid.size
+    assert json.loads((folder / "report.json").read_text())["status"] in ("ok", "review")
+
+
+def test_nothing_of_the_patient_is_in_any_output_or_message(from_dicom: tuple[Path, Outcome]) -> None:
+    folder, outcome = from_dicom
+    texts = {"stdout": outcome.stdout.encode(), "stderr": outcome.stderr.encode(), **contents(folder)}
+
+    for name, text in texts.items():
+        plain = gzip.decompress(text) if name.endswith(".gz") else text
+        assert [secret for secret in SECRETS if secret.encode() in plain] == [], name
+    assert all(secret not in str(path) for path in folder.rglob("*") for secret in SECRETS)
+
+
+def test_a_smoke_model_gives_the_same_voxels_through_monai(
+    from_dicom: tuple[Path, Outcome],
+    trained: tuple[Path, Outcome],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without_preview(monkeypatch)
+    folder, _ = from_dicom
+
+    words = ("--output_dir", tmp_path, "--model_file", trained[0] / "model.pt", "--keep_decoded")
+    outcome = run_module(
+        "monai.bundle", "run", "--config_file", INFERENCE, "--dataset_dir", folder.parents[1] / "ct", *words
+    )
+
+    assert outcome.status == 0
+    for name in (*MASKS, "decoded"):
+        first, second = read(folder / f"{name}.nii.gz"), read(tmp_path / "ct" / f"{name}.nii.gz")
+        assert first.grid == second.grid
+        np.testing.assert_array_equal(first.voxels, second.voxels)
+
+
+# The shipped weights
+
+
+@pytest.fixture(scope="module")
+def shipped_model() -> Path:
+    path = ROOT / "models" / "model.pt"
+    if not path.is_file():
+        pytest.skip("no weights: models/model.pt is not there yet")
+    return path
+
+
+def completed(path: Path, model: Path, output: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """The implant and the report."""
+    (folder,) = complete(INFERENCE, dataset_dir=str(path), output_dir=str(output), model_file=str(model), device="cpu")
+    return read(folder / "implant.nii.gz").voxels > 0, json.loads((folder / "report.json").read_text())
+
+
+def test_the_shipped_model_fills_the_hole_of_a_made_up_head_at_2_mm(
+    shipped_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_preview(monkeypatch)
+    write_volume(tmp_path / "head.nrrd", small_head(0).hu)
+
+    implant, report = completed(tmp_path / "head.nrrd", shipped_model, tmp_path / "out")
+
+    assert report["defect_class"] == "cranial"
+    assert dice(implant, small_head(0).implant.voxels) >= 0.6
+
+
+@pytest.mark.parametrize("site", ["parietal_right", "frontal_left"])
+def test_the_shipped_model_fills_a_hole_cut_into_a_real_head(
+    site: str, shipped_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_preview(monkeypatch)
+    whole = skull_mask_from_hu(debian_sample())
+    template = SkullCompleter.from_file(shipped_model).template
+    frame = estimate_frame(whole.voxels, whole.grid, template)
+    truth = cut_native(whole, frame, draw_cranial_hole(np.random.default_rng(0), site))
+    write_volume(tmp_path / "head.nii.gz", Volume(whole.voxels & ~truth, whole.grid))
+
+    implant, report = completed(tmp_path / "head.nii.gz", shipped_model, tmp_path / "out")
+
+    assert report["input"]["is_mask"] is True
+    assert dice(implant, truth) >= 0.6
