@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -22,17 +23,20 @@ def shared_dir() -> Path:
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four made-up skulls, 001 for validation, prepared from the SkullFix layout with a mean vault of their own."""
+    from bundle.skull_implant import preparing
     from scripts.prepare import prepare
     from tests.end_to_end import write_skullfix_layout
 
     folder = tmp_path_factory.mktemp("tiny")
     (folder / "split.json").write_text('{"validation": ["001"]}')
     source = write_skullfix_layout(folder / "source", seeds=(0, 1, 2, 3))
-    prepare(
-        str(source),
-        str(folder / "dataset"),
-        split=str(folder / "split.json"),
-        template="build",
-        spatial_size=(64, 64, 32),
-    )
+    with pytest.MonkeyPatch.context() as patch:  # two rounds of four do for skulls this much alike
+        patch.setattr(preparing, "build_template", functools.partial(preparing.build_template, rounds=2))
+        prepare(
+            str(source),
+            str(folder / "dataset"),
+            split=str(folder / "split.json"),
+            template="build",
+            spatial_size=(64, 64, 32),
+        )
     return folder / "dataset"

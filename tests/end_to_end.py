@@ -119,9 +119,9 @@ def without_preview(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def _logging_restored() -> Iterator[None]:
-    """MONAI's logging.conf replaces handlers and silences loggers for the rest of the process."""
+    """No handlers yet, as in a new process; and what MONAI's logging.conf replaces and silences is put back."""
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    handlers, level, root.handlers = root.handlers, root.level, []
     loggers = [each for each in logging.Logger.manager.loggerDict.values() if isinstance(each, logging.Logger)]
     states = [(each, each.disabled, each.level, each.propagate, list(each.handlers)) for each in loggers]
     try:

@@ -46,6 +46,15 @@ def test_a_head_tilted_by_up_to_30_degrees_is_found(tilt: tuple[float, float, fl
     assert found.tilt_deg == pytest.approx(np.linalg.norm(tilt), abs=2.5)  # near enough for small angles about axes
 
 
+def test_a_head_bent_by_60_degrees_is_found_from_the_nearest_of_the_starts() -> None:
+    truth = pose((-60.0, 0.0, 0.0))
+    bent = skull(scan_grid(truth, COARSE), truth, EGG)
+
+    _assert_recovered(bent, truth)
+    from_upright_alone = estimate_frame(bent.voxels, bent.grid, EGG, start_pitch_deg=(0.0,))
+    assert _off(from_upright_alone, truth)[0] > 20.0
+
+
 @pytest.mark.parametrize(
     ("spacing", "direction"),
     [

@@ -146,13 +146,35 @@ def test_a_smaller_piece_than_the_minimum_is_no_implant(case: Case) -> None:
     assert not case.implant(skull, minimum_ml=1.2 * case.ml(truth)).any()
 
 
-def test_bone_beneath_the_top_slice_is_missing_scan_and_no_hole(case: Case) -> None:
-    top = int(np.nonzero(case.whole.any((0, 1)))[0][-1]) - 10  # 15 mm of the vault are above the scan's end
-    grid = Grid((*case.grid.size[:2], top), case.grid.spacing, case.grid.origin, case.grid.direction)
-    cut = Case(case.frame, grid, case.points[..., :top], case.whole[..., :top], case.decoded)
+@pytest.fixture(scope="module")
+def cropped() -> Case:
+    """A scan that ends 15 mm below the vertex."""
+    full = _case("fine")
+    top = int(np.nonzero(full.whole.any((0, 1)))[0][-1]) - 10
+    grid = Grid((*full.grid.size[:2], top), full.grid.spacing, full.grid.origin, full.grid.direction)
+    return Case(full.frame, grid, full.points[..., :top], full.whole[..., :top], full.decoded)
 
-    assert case.decoded.sum() > 1.03 * cut.canonical(cut.whole).sum()
-    assert not cut.implant(cut.whole).any()
+
+def test_bone_above_the_top_slice_is_missing_scan_and_no_hole(cropped: Case) -> None:
+    assert cropped.decoded.sum() > 1.03 * cropped.canonical(cropped.whole).sum()
+    assert not cropped.implant(cropped.whole).any()
+
+
+def test_missing_scan_does_not_draw_the_implant_away_from_a_smaller_hole(cropped: Case) -> None:
+    hole = ball(cropped.points, TEMPLE, 20.0)
+
+    assert dice(cropped.implant(cropped.whole & ~hole), cropped.whole & hole) > 0.9
+
+
+def test_a_chip_of_bone_enclosed_in_the_plate_stays_bone(case: Case) -> None:
+    hole, chip = ball(case.points, TEMPLE, 30.0), ball(case.points, (64.0, 8.0, -45.0), 3.5)
+    thick = shell(case.points, case.frame, SPHERE, wall_mm=14.0)
+
+    implant = case.implant(thick & (~hole | chip), case.canonical(thick))
+
+    assert (chip & thick).any()
+    assert not (implant & chip).any()
+    assert dice(implant, thick & hole) > 0.85
 
 
 def test_a_cranial_implant_is_sought_in_the_vault_only_and_a_facial_one_everywhere(case: Case) -> None:

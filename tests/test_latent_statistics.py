@@ -106,7 +106,7 @@ def test_the_seed_decides_the_defects(network: SkullCompleter, dataset: SkullDat
 def test_dev_leads_from_the_mean_defective_code_to_the_mean_complete_one(
     network: SkullCompleter, dataset: SkullDataset, cutter: DefectCutter
 ) -> None:
-    fit_latent_statistics(network, dataset, cutter, draws=(1, 4, 2), seed=5)
+    fit_latent_statistics(network, _batches(dataset, cutter), draws=(1, 4, 2), seed=5)
     codes, kinds, _ = encode_classes(network, dataset, cutter, draws=(1, 4, 2), seed=5)
 
     for row, kind in enumerate((1, 2)):
@@ -118,7 +118,7 @@ def test_dev_leads_from_the_mean_defective_code_to_the_mean_complete_one(
 def test_a_step_along_dev_takes_a_class_to_the_centroid_of_the_complete_skulls(
     network: SkullCompleter, dataset: SkullDataset, cutter: DefectCutter
 ) -> None:
-    fit_latent_statistics(network, dataset, cutter, draws=(1, 2, 2))
+    fit_latent_statistics(network, _batches(dataset, cutter), draws=(1, 2, 2))
 
     torch.testing.assert_close(network.centroids[1:] + network.dev, network.centroids[:1].expand(2, 7))
 
@@ -126,13 +126,19 @@ def test_a_step_along_dev_takes_a_class_to_the_centroid_of_the_complete_skulls(
 def test_an_unconditional_fit_is_the_papers_dev_and_leaves_no_slope(
     network: SkullCompleter, dataset: SkullDataset, cutter: DefectCutter
 ) -> None:
-    fit_latent_statistics(network, dataset, cutter, conditional=False, draws=(1, 2, 2))
+    fit_latent_statistics(network, _batches(dataset, cutter), conditional=False, draws=(1, 2, 2))
     dev = network.dev.clone()
     assert not network.dev_slope.any()
 
-    fit_latent_statistics(network, dataset, cutter, conditional=True, draws=(1, 2, 2))
+    fit_latent_statistics(network, _batches(dataset, cutter), conditional=True, draws=(1, 2, 2))
     assert network.dev_slope.any()
     torch.testing.assert_close(network.dev, dev)
+
+
+def _batches(dataset: SkullDataset, cutter: DefectCutter) -> SkullBatches:
+    batches = SkullBatches(dataset, 4)
+    batches.cutter = cutter
+    return batches
 
 
 def _persons(noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -181,7 +187,7 @@ def test_the_classifier_tells_classes_apart_whose_codes_are_apart(
         return code
 
     monkeypatch.setattr(network, "encode", front_back)
-    fit_latent_statistics(network, dataset, cutter, draws=(2, 8, 4), seed=0)
+    fit_latent_statistics(network, _batches(dataset, cutter), draws=(2, 8, 4), seed=0)
     codes, kinds, _ = encode_classes(network, dataset, cutter, draws=(2, 8, 4), seed=1)
     probability = network.class_probabilities(torch.from_numpy(codes))
 

@@ -23,7 +23,5 @@ class CaseRefused(InputError):
         self.reasons = list(reasons)
 
     def __reduce__(self) -> tuple[type[CaseRefused], tuple[str, list[str]]]:
-        return type(self), (
-            self.case,
-            self.reasons,
-        )  # by default pickle, and so a worker process, hands over the message
+        # Else pickle, and so a worker process, hands over the message as the case, and no reasons.
+        return type(self), (self.case, self.reasons)

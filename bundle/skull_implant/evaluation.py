@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from bundle.skull_implant.baselines import baseline_completions
 from bundle.skull_implant.canonical_frame import CanonicalFrame, estimate_frame
 from bundle.skull_implant.canonical_grid import to_canonical
+from bundle.skull_implant.code_fitting import CodeFit
 from bundle.skull_implant.dataset_folder import DatasetFolder
 from bundle.skull_implant.defects import CRANIAL_SITES, CranialHole, FacialSlab, draw_cranial_hole, draw_facial_slab
 from bundle.skull_implant.errors import InputError
@@ -57,45 +58,40 @@ class Protocol:
     """What is scored.
 
     Args:
-        models: method name -> (model file, gamma).
+        models: method -> (model file, gamma, steps of the code's fit); the first one's mean vault aligns the skulls.
         dataset_dir: prepared training set: its parts, its training skulls for the baselines.
+        other_models: more of them.
         varied_holes: a person; the ten sites take turns over the persons.
-        persons: of each part, drawn with the seed; 0 takes all.
+        persons: part -> how many of it, drawn with the seed; 0 takes all.
         baselines: also score the completions without a model.
         threshold_hu: where the source is CT.
         seed: of holes, slabs and persons.
     """
 
-    models: dict[str, tuple[str, float]]
+    models: dict[str, tuple[str, float, int]]
     dataset_dir: str
+    other_models: dict[str, tuple[str, float, int]] = field(default_factory=dict)
     varied_holes: int = 2
-    persons: int = 0
+    persons: dict[str, int] = field(default_factory=lambda: {"validation": 0, "training": 0})
     baselines: bool = True
     threshold_hu: float = 300.0
     seed: int = 0
 
 
-def evaluate(
-    source_dir: str,
-    output_dir: str,
-    protocol: Protocol,
-    parts: Sequence[str] = ("validation", "training"),
-    workers: int = 2,
-) -> str:
+def evaluate(source_dir: str, output_dir: str, protocol: Protocol, workers: int = 2) -> str:
     """Score every part, write `scores.csv` and the table, and return the table.
 
     Args:
         source_dir: complete skulls on their native grids, as `scripts.prepare` read them.
         output_dir: where `scores.csv` and `table.md` go.
         protocol: what is scored.
-        parts: "validation", "training".
         workers: processes.
 
     Raises:
         InputError: a person of the dataset is not in the source.
     """
     sources = {source.name: source for source in find_sources(Path(source_dir))}
-    jobs = [job for part in parts for job in _jobs(part, sources, protocol)]
+    jobs = [job for part in protocol.persons for job in _jobs(part, sources, protocol)]
     scores: list[Score] = []
     with ProcessPoolExecutor(workers, initializer=_single_thread) as pool:
         for number, found in enumerate(pool.map(partial(_score_person, protocol=protocol), jobs), start=1):
@@ -147,8 +143,8 @@ def _jobs(part: str, sources: dict[str, Source], protocol: Protocol) -> list[Job
         raise InputError(
             f"{part} persons must be in SOURCE, missing {', '.join(missing[:5])}; give the folder that was prepared"
         )
-    if protocol.persons:
-        chosen = np.random.default_rng(protocol.seed).permutation(len(names))[: protocol.persons]
+    if protocol.persons[part]:
+        chosen = np.random.default_rng(protocol.seed).permutation(len(names))[: protocol.persons[part]]
         names = [names[i] for i in sorted(chosen)]
     sites = list(CRANIAL_SITES)
     count = protocol.varied_holes
@@ -189,7 +185,10 @@ class _Scorer:
 
     def __init__(self, protocol: Protocol) -> None:
         self.protocol = protocol
-        self.networks = {name: (_load(model_file), gamma) for name, (model_file, gamma) in protocol.models.items()}
+        self.networks = {
+            name: (_load(model_file), CompletionInferer(gamma, code_fit=CodeFit(steps)))
+            for name, (model_file, gamma, steps) in {**protocol.models, **protocol.other_models}.items()
+        }
         self.box = next(iter(self.networks.values()))[0].box
         self.template: VaultTemplate = next(iter(self.networks.values()))[0].template
         self.skulls = _training_skulls(protocol.dataset_dir, self.box.spatial_size) if protocol.baselines else None
@@ -239,10 +238,10 @@ class _Scorer:
             bone = to_canonical(skull, frame, self.box)
             for name, probability in baseline_completions(bone, self.skulls).items():
                 yield name, probability, bone, true_kind, 0.0
-        for name, (network, gamma) in self.networks.items():
+        for name, (network, inferer) in self.networks.items():
             started = time.perf_counter()
             bone = to_canonical(skull, frame, network.box)
-            output = CompletionInferer(gamma)(torch.from_numpy(bone)[None, None], network)
+            output = inferer(torch.from_numpy(bone)[None, None], network)
             kind = DEFECT_CLASSES[int(output["class_index"][0])]
             yield name, output["pred"][0, 0].numpy(), bone, kind, time.perf_counter() - started
 

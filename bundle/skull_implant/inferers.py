@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from monai.inferers import Inferer
 
+from bundle.skull_implant.code_fitting import CodeFit
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
 
@@ -14,15 +15,19 @@ from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
 class CompletionInferer(Inferer):
     """Encode, add `gamma * DEV` of the defect's class, decode (Li et al. 2022).
 
+    With `code_fit`, DEV is this patient's: the step to the code that fits the remaining bone best, started from the
+    class's DEV.
+
     Args:
         gamma: 0 reconstructs the input, 1 completes it, more thickens.
         defect_class: "cranial", "facial", or "auto" for the more probable one of each code.
+        code_fit: how the completed skull's code is fitted to the patient's bone; None does not.
 
     Raises:
         InputError: gamma is no number or the class is unknown.
     """
 
-    def __init__(self, gamma: float = 1.0, defect_class: str = "auto") -> None:
+    def __init__(self, gamma: float = 1.0, defect_class: str = "auto", code_fit: CodeFit | None = None) -> None:
         super().__init__()
         if defect_class not in ("auto", *DEFECT_CLASSES):
             raise InputError(f"defect_class must be auto, {' or '.join(DEFECT_CLASSES)}, got {defect_class!r}")
@@ -33,6 +38,7 @@ class CompletionInferer(Inferer):
         if not -10.0 <= self.gamma <= 10.0:
             raise InputError(f"gamma must lie between -10 and 10, got {self.gamma:g}; 1 completes the skull")
         self.defect_class = defect_class
+        self.code_fit = code_fit
 
     @torch.no_grad()
     def __call__(
@@ -55,8 +61,11 @@ class CompletionInferer(Inferer):
         index = probability[:, 1:].argmax(dim=1)
         if self.defect_class != "auto":
             index = torch.full_like(index, DEFECT_CLASSES.index(self.defect_class))
+        step = network.step(code, index)
+        if self.code_fit is not None and self.gamma != 0:
+            step = self.code_fit(network, torch.as_tensor(inputs), code + step) - code
         return {
-            "pred": network.decode(code + self.gamma * network.step(code, index)),
+            "pred": network.decode(code + self.gamma * step),
             "class_probability": probability,
             "class_index": index,
         }

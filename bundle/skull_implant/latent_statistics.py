@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold
 
 from bundle.skull_implant.network import DEFECT_CLASSES, LATENT_CLASSES, SkullCompleter
@@ -81,8 +82,7 @@ def encode_classes(
 
 def fit_latent_statistics(
     network: SkullCompleter,
-    dataset: SkullDataset,
-    cutter: DefectCutter,
+    batches: SkullBatches,
     conditional: bool = True,
     draws: Sequence[int] = (1, 24, 8),
     seed: int = 0,
@@ -94,16 +94,17 @@ def fit_latent_statistics(
 
     Args:
         network: with standardization; changed in place.
-        dataset: training skulls.
-        cutter: cuts the defects.
+        batches: of training skulls; their skulls are encoded undeformed, their defects cut as in training.
         conditional: also fit how the step depends on the code; False is the paper's DEV.
         draws: volumes a skull of complete, cranial, facial.
         seed: of the defects.
     """
-    codes, kinds, owners = encode_classes(network, dataset, cutter, draws, seed)
+    dataset = batches.dataset
+    codes, kinds, owners = encode_classes(network, dataset, batches.cutter, draws, seed)
     centroids = np.stack([codes[kinds == kind].mean(0) for kind in range(len(LATENT_CLASSES))])
-    # Strong regularization: codes of a few dozen persons, and the probability is shown to a user.
-    classifier = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000).fit(codes, kinds)
+    # Shrinkage, because there are a few dozen persons; equal priors, because a user's defect may be of either class.
+    equal = np.full(len(LATENT_CLASSES), 1 / len(LATENT_CLASSES))
+    classifier = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=equal).fit(codes, kinds)
     _set(network.centroids, centroids)
     _set(network.dev, centroids[0] - centroids[1:])
     _set(network.class_weight, classifier.coef_)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -107,7 +108,10 @@ class ResumableCheckpoint:
             return
         content = torch.load(self.path, map_location=engine.state.device, weights_only=True)
         for name, part in self.parts.items():
+            planned = getattr(part, "T_max", 0)
             part.load_state_dict(content[name])
+            if planned != getattr(part, "T_max", 0):
+                _replan(part, planned)
         torch.set_rng_state(content["rng"].cpu())
         engine.state.epoch = content["epoch"]
         engine.state.iteration = content["epoch"] * len(self.batches)
@@ -122,6 +126,14 @@ class ResumableCheckpoint:
         partial = self.path.with_suffix(".partial")
         torch.save(content, partial)
         os.replace(partial, self.path)
+
+
+def _replan(scheduler: torch.optim.lr_scheduler.CosineAnnealingLR, epochs: int) -> None:
+    """Put a restored schedule on the cosine of another number of epochs; its own has ended at a rate of 0."""
+    scheduler.T_max = epochs
+    share = (1 + math.cos(math.pi * scheduler.last_epoch / epochs)) / 2
+    for group, base in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
+        group["lr"] = scheduler.eta_min + (base - scheduler.eta_min) * share
 
 
 class EpochSchedule:
