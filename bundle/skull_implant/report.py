@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import trimesh
 
-from bundle.skull_implant.network import LATENT_CLASSES
+from bundle.skull_implant.network import DEFECT_CLASSES, LATENT_CLASSES
 from bundle.skull_implant.surface import surface_report, thickness_mm
 
 
@@ -27,7 +27,7 @@ class ReviewRules:
         maximum_tilt_deg: heads tilted more than this are rare in the training skulls.
         minimum_coverage: share of the vault that has bone; less is a huge hole or a cropped scan.
         minimum_agreement: DSC of decoded skull and bone near the bone; less, and the model does not know this head.
-        minimum_class_probability: of the defect's class, when it was chosen automatically.
+        minimum_class_probability: of the defect's class against the other one.
         minimum_thickness_mm: 5th percentile of the implant's thickness.
     """
 
@@ -117,7 +117,9 @@ def _sha256(path: str) -> str:
 def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -> list[str]:
     frame, implant, kind = report["frame"], report["implant"], report["defect_class"]
     tilt, coverage, agreement = frame["tilt_deg"], frame["vault_coverage"], data["agreement"]
-    probability = report["class_probability"][kind]
+    # A small hole leaves a code that is nearly a complete skull's, so the classes are weighed against each other only.
+    defects = sum(report["class_probability"][name] for name in DEFECT_CLASSES)
+    probability = report["class_probability"][kind] / max(defects, 1e-9)
     thin = implant.get("thickness_mm", {}).get("p05", np.inf)
     found = [
         (
@@ -135,7 +137,8 @@ def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -
         ),
         (
             probability < rules.minimum_class_probability,
-            f"probability of a {kind} defect is {probability:.2f}, less than {rules.minimum_class_probability}",
+            f"a {kind} defect is the likelier class by {probability:.2f} only, less than "
+            f"{rules.minimum_class_probability}",
         ),
         (not implant.get("watertight", True), "the implant's surface is not watertight"),
         (thin < rules.minimum_thickness_mm, f"5 % of the implant is thinner than {rules.minimum_thickness_mm:g} mm"),
