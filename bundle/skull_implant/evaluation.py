@@ -92,20 +92,25 @@ def evaluate(source_dir: str, output_dir: str, protocol: Protocol, workers: int 
     """
     sources = {source.name: source for source in find_sources(Path(source_dir))}
     jobs = [job for part in protocol.persons for job in _jobs(part, sources, protocol)]
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
     scores: list[Score] = []
+    table = ""
     with ProcessPoolExecutor(workers, initializer=_single_thread) as pool:
         for number, found in enumerate(pool.map(partial(_score_person, protocol=protocol), jobs), start=1):
             scores += found
+            table = score_table(scores)
+            _write(folder, scores, table)  # after each person, so that a stopped run has something to show
             logger.info("%d of %d: %s %s", number, len(jobs), jobs[number - 1][1], jobs[number - 1][0].name)
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    return table
+
+
+def _write(folder: Path, scores: Sequence[Score], table: str) -> None:
     with (folder / "scores.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(asdict(scores[0])))
         writer.writeheader()
         writer.writerows(asdict(score) for score in scores)
-    table = score_table(scores)
     (folder / "table.md").write_text(table + "\n")
-    return table
 
 
 def score_table(scores: Sequence[Score]) -> str:
