@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from bundle.skull_implant.code_fitting import CodeFit
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.inferers import CompletionInferer
 from bundle.skull_implant.network import SkullCompleter
@@ -78,6 +79,54 @@ def test_auto_takes_the_more_probable_defect_of_each_skull(codes_only: SkullComp
 
     assert found["class_index"].tolist() == [row] * 3
     assert found["class_probability"].argmax(1).tolist() == [0] * 3  # it still says that they look complete
+
+
+class TowardsZero(CodeFit):
+    """A fit whose result is known: the code of zeros, whatever it starts from."""
+
+    def __call__(self, network: SkullCompleter, image: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(start)
+
+
+@pytest.mark.parametrize("gamma", [-1.0, 0.3, 1.0, 5.0])
+def test_with_a_fit_gamma_scales_the_step_to_the_fitted_code(codes_only: SkullCompleter, gamma: float) -> None:
+    images = small_images()
+    found = CompletionInferer(gamma, "cranial", TowardsZero())(images, codes_only)
+
+    torch.testing.assert_close(found["pred"], (1.0 - gamma) * codes_only.encode(images), atol=1e-5, rtol=1e-5)
+
+
+def test_a_fit_starts_from_the_completed_code_and_sees_the_patients_bone(codes_only: SkullCompleter) -> None:
+    images, seen = small_images(), []
+
+    class Watched(CodeFit):
+        def __call__(self, network: SkullCompleter, image: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+            seen.append((network, image, start))
+            return start
+
+    found = CompletionInferer(0.5, "cranial", Watched())(images, codes_only)
+    unfitted = CompletionInferer(0.5, "cranial")(images, codes_only)
+
+    ((network, image, start),) = seen
+    assert network is codes_only
+    torch.testing.assert_close(image, images)
+    torch.testing.assert_close(start, CompletionInferer(1.0, "cranial")(images, codes_only)["pred"])
+    torch.testing.assert_close(found["pred"], unfitted["pred"], atol=1e-5, rtol=1e-5)
+
+
+def test_a_facial_defect_is_not_fitted(codes_only: SkullCompleter) -> None:
+    images = small_images()
+    fitted = CompletionInferer(1.0, "facial", TowardsZero())(images, codes_only)["pred"]
+
+    torch.testing.assert_close(fitted, CompletionInferer(1.0, "facial")(images, codes_only)["pred"])
+
+
+def test_gamma_zero_reconstructs_the_input_also_with_a_fit(codes_only: SkullCompleter) -> None:
+    images = small_images()
+
+    torch.testing.assert_close(
+        CompletionInferer(0.0, code_fit=TowardsZero())(images, codes_only)["pred"], codes_only.encode(images)
+    )
 
 
 def test_class_probabilities_are_the_networks(network: SkullCompleter) -> None:

@@ -12,7 +12,7 @@ from bundle.skull_implant.canonical_frame import CanonicalFrame, estimate_frame
 from bundle.skull_implant.canonical_grid import CanonicalBox
 from bundle.skull_implant.frame_check import ceiling, frame_difference
 from bundle.skull_implant.network import SkullCompleter
-from bundle.skull_implant.preparing import Source, build_template, find_sources
+from bundle.skull_implant.preparing import Source, find_sources
 from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Volume
 from tests.conftest import ROOT
@@ -37,12 +37,8 @@ def sources(shared_dir: Path) -> dict[str, Source]:
 
 
 @pytest.fixture(scope="module")
-def template(sources: dict[str, Source]) -> VaultTemplate:
-    """The shipped mean vault; before there is a model, one made of the few skulls of this test."""
-    model_file = ROOT / "models" / "model.pt"
-    if model_file.is_file():
-        return SkullCompleter.from_file(model_file).template
-    return build_template(list(sources.values()), threshold_hu=300.0, rounds=3)
+def template() -> VaultTemplate:
+    return SkullCompleter.from_file(ROOT / "models" / "model.pt").template
 
 
 @pytest.fixture(scope="module", params=CASES, ids=[f"{name}: {what}" for name, what in CASES.items()])

@@ -21,7 +21,9 @@ class CompletionInferer(Inferer):
     Args:
         gamma: 0 reconstructs the input, 1 completes it, more thickens.
         defect_class: "cranial", "facial", or "auto" for the more probable one of each code.
-        code_fit: how the completed skull's code is fitted to the patient's bone; None does not.
+        code_fit: how the completed skull's code is fitted to the patient's bone, for cranial defects; None does not.
+            After a facial defect the bone that is left says too little: there the fit lowered the implant's DSC from
+            0.53 to 0.42 on validation persons.
 
     Raises:
         InputError: gamma is no number or the class is unknown.
@@ -62,8 +64,10 @@ class CompletionInferer(Inferer):
         if self.defect_class != "auto":
             index = torch.full_like(index, DEFECT_CLASSES.index(self.defect_class))
         step = network.step(code, index)
-        if self.code_fit is not None and self.gamma != 0:
-            step = self.code_fit(network, torch.as_tensor(inputs), code + step) - code
+        cranial = index == DEFECT_CLASSES.index("cranial")
+        if self.code_fit is not None and self.gamma != 0 and cranial.any():
+            image, start = torch.as_tensor(inputs)[cranial], (code + step)[cranial]
+            step[cranial] = self.code_fit(network, image, start) - code[cranial]
         return {
             "pred": network.decode(code + self.gamma * step),
             "class_probability": probability,
