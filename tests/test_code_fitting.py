@@ -17,7 +17,7 @@ def network() -> SkullCompleter:
 
 
 def _distance(network: SkullCompleter, code: torch.Tensor, image: torch.Tensor) -> float:
-    return float((network.decode(code) - image).square().sum())
+    return float((network.decode(code) - image).detach().square().sum())
 
 
 def test_no_steps_leave_the_code_as_it_is(network: SkullCompleter) -> None:

@@ -121,11 +121,25 @@ def test_a_facial_defect_is_not_fitted(codes_only: SkullCompleter) -> None:
     torch.testing.assert_close(fitted, CompletionInferer(1.0, "facial")(images, codes_only)["pred"])
 
 
+def test_of_a_mixed_batch_only_the_cranial_defects_are_fitted(
+    codes_only: SkullCompleter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    likely = torch.tensor([[0.2, 0.5, 0.3], [0.2, 0.3, 0.5], [0.0, 0.9, 0.1]])
+    monkeypatch.setattr(codes_only, "class_probabilities", lambda code: likely)
+    images = small_images()
+    found = CompletionInferer(1.0, code_fit=TowardsZero())(images, codes_only)
+    facial = CompletionInferer(1.0, "facial")(images, codes_only)
+
+    assert found["class_index"].tolist() == [0, 1, 0]
+    torch.testing.assert_close(found["pred"][[0, 2]], torch.zeros(2, 7), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found["pred"][1], facial["pred"][1])
+
+
 def test_gamma_zero_reconstructs_the_input_also_with_a_fit(codes_only: SkullCompleter) -> None:
     images = small_images()
 
     torch.testing.assert_close(
-        CompletionInferer(0.0, code_fit=TowardsZero())(images, codes_only)["pred"], codes_only.encode(images)
+        CompletionInferer(0.0, "cranial", TowardsZero())(images, codes_only)["pred"], codes_only.encode(images)
     )
 
 

@@ -178,7 +178,7 @@ def _fit(
     parameters = start.copy()
     delta = np.array([1e-3] * 3 + [0.1] * 3 + [1e-3] * 3)
     # Prior: adults' vaults differ by about 5 % (standard deviation); without it depth and superior scale trade off
-    # freely. # Neighboring residuals of a person are alike, so 2000 points of 2 mm count as about 40 independent ones.
+    # freely. Neighboring residuals of a person are alike, so 2000 points of 2 mm count as about 40 independent ones.
     prior = np.array([0.0] * 6 + [1.0 / 0.05**2] * 3) * 2.0**2 * len(points) / 40.0
     for scale_mm in scales_mm:
         for _ in range(steps):

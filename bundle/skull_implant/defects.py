@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 # Direction of each site's middle from the vault's center (azimuth from right towards anterior, elevation) and the
-# outline's half axes in mm # (around and along the meridian), each as a range. "right_parietooccipital" and its
-# mirror are like the SkullFix holes.
+# outline's half axes in mm (along the parallel and the meridian), each as a range.
 CRANIAL_SITES: Mapping[
     str, tuple[tuple[float, float], tuple[float, float], tuple[float, float], tuple[float, float]]
 ] = {

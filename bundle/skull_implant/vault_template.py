@@ -66,7 +66,7 @@ def average_template(outlines: Iterable[np.ndarray], template: VaultTemplate) ->
 
     Args:
         outlines: outer vault points of each skull, (P, 3) RAS mm from its vault's center.
-        template: gives the map's size; its radii stand where no skull has a point.
+        template: gives the map's size. Where too few skulls have a point, the nearest entry's radius stands.
     """
     maps = []
     for points in outlines:
