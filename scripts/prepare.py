@@ -12,6 +12,7 @@ def prepare(
     threshold_hu: float = 300.0,
     spatial_size: tuple[int, ...] = (256, 256, 128),
     seed: int = 0,
+    defective: str = "",
 ) -> None:
     """Turn complete skulls into a training set in the canonical box.
 
@@ -24,6 +25,7 @@ def prepare(
         threshold_hu: bone threshold where the source is CT.
         spatial_size: voxels of the stored grid along right, anterior, superior.
         seed: of the random split.
+        defective: folder of skulls that have a hole of their own and no truth, to learn bone from as well.
     """
     from pathlib import Path
 
@@ -39,6 +41,7 @@ def prepare(
     if len(spatial_size) != 3:
         raise InputError(f"--spatial_size must be three numbers, got {spatial_size}; for example 256,256,128")
     sources = preparing.find_sources(Path(source))
+    holed = preparing.find_sources(Path(defective)) if defective else []
     validation = preparing.validation_names([each.name for each in sources], split, validation_share, seed)
     training = [each for each in sources if each.name not in validation]
     if not training:
@@ -49,7 +52,7 @@ def prepare(
         else SkullCompleter.from_file(template).template
     )
     box = CanonicalBox((spatial_size[0], spatial_size[1], spatial_size[2]))
-    preparing.prepare_dataset(sources, folder, validation, vault, box, threshold_hu)
+    preparing.prepare_dataset(sources, folder, validation, vault, box, threshold_hu, holed)
 
 
 if __name__ == "__main__":

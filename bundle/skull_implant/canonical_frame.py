@@ -17,6 +17,11 @@ from bundle.skull_implant.errors import CaseRefused
 from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Grid
 
+# What heads are like, as standard deviations: vaults differ in size and again along each axis, and few heads lie tipped
+# in the scanner. Without these numbers depth and superior scale trade off freely, and a hole decides which.
+_COMMON_LOG_SCALE, _OWN_LOG_SCALE, _TILT_RAD = 0.05, 0.05, 0.35
+_POINTS_PER_INDEPENDENT = 40.0  # neighboring residuals of a person are alike: each this many points count as one
+_RESIDUAL_MM = 2.0
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -145,9 +150,9 @@ def align(
     surface = outermost(points, center, template)
     fits = [_fit(surface, _start(center, pitch), template, scales_mm=(12.0, 8.0, 6.0)) for pitch in start_pitch_deg]
     best = min(fits, key=lambda fit: _robust_cost(surface, fit, template))
-    for scale_mm in (4.0, 3.0, 3.0):  # the outer points depend on the center, so take them anew
+    for _ in range(3):  # the outer points depend on the center, so take them anew
         surface = outermost(points, best[3:6], template)
-        best = _fit(surface, best, template, scales_mm=(scale_mm, scale_mm))
+        best = _fit(surface, best, template, scales_mm=(6.0,), steps=30)
     return best, surface
 
 
@@ -177,9 +182,7 @@ def _fit(
     """Robust Gauss-Newton over rotation vector, center and log scales (9 numbers), with falling outlier scales."""
     parameters = start.copy()
     delta = np.array([1e-3] * 3 + [0.1] * 3 + [1e-3] * 3)
-    # Prior: adults' vaults differ by about 5 % (standard deviation); without it depth and superior scale trade off
-    # freely. Neighboring residuals of a person are alike, so 2000 points of 2 mm count as about 40 independent ones.
-    prior = np.array([0.0] * 6 + [1.0 / 0.05**2] * 3) * 2.0**2 * len(points) / 40.0
+    prior = _prior() * _RESIDUAL_MM**2 * len(points) / _POINTS_PER_INDEPENDENT
     for scale_mm in scales_mm:
         for _ in range(steps):
             residual, vault = _residuals(points, parameters, template)
@@ -189,8 +192,8 @@ def _fit(
                 moved = parameters.copy()
                 moved[column] += delta[column]
                 jacobian[:, column] = (_residuals(points, moved, template)[0] - residual) / delta[column]
-            normal = jacobian.T @ (jacobian * weight[:, None]) + np.diag(prior)
-            gradient = jacobian.T @ (residual * weight) + prior * parameters
+            normal = jacobian.T @ (jacobian * weight[:, None]) + prior
+            gradient = jacobian.T @ (residual * weight) + prior @ parameters
             step = np.linalg.solve(normal + 1e-6 * np.eye(9), gradient)
             parameters = parameters - step
             if np.abs(step / delta).max() < 0.5:
@@ -198,11 +201,19 @@ def _fit(
     return parameters
 
 
+def _prior() -> np.ndarray:
+    """Precision (9, 9) of rotation vector, center and log scales; rotations are free, not to pull a tipped head up."""
+    precision = np.zeros((9, 9))
+    precision[6:, 6:] = np.linalg.inv(_COMMON_LOG_SCALE**2 * np.ones((3, 3)) + _OWN_LOG_SCALE**2 * np.eye(3))
+    return precision
+
+
 def _robust_cost(points: np.ndarray, parameters: np.ndarray, template: VaultTemplate, scale_mm: float = 6.0) -> float:
-    """Minus the robust number of points on the vault: a fit cannot win by leaving the bone behind."""
+    """Minus the robust number of points on the vault: a fit cannot win by leaving the bone behind, nor by tipping."""
     residual, vault = _residuals(points, parameters, template)
     squared = (residual / scale_mm) ** 2
-    return float(-(vault / (1.0 + squared)).sum())
+    tipped = 0.5 * np.square(parameters[:3]).sum() / _TILT_RAD**2
+    return float(_POINTS_PER_INDEPENDENT * tipped - (vault / (1.0 + squared)).sum())
 
 
 def _filled(points: np.ndarray, parameters: np.ndarray, template: VaultTemplate) -> float:

@@ -17,15 +17,16 @@ from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.vault_template import VaultTemplate
 
 DATALIST = "dataset.json"
+PARTS = ("training", "validation", "defective")  # defective: with a hole of their own and no truth, for training
 
 
 @dataclass(frozen=True)
 class PreparedSkull:
-    """A complete skull in the canonical box.
+    """A skull in the canonical box.
 
     Args:
         name: of the case.
-        complete: (X, Y, Z) uint8, share of bone times 255.
+        complete: (X, Y, Z) uint8, share of bone times 255; in the part "defective" a skull with a hole of its own.
         implant: the same for the piece of an official defect, or None.
     """
 
@@ -94,7 +95,7 @@ class DatasetFolder:
             raise InputError(
                 f"{folder}: dataset_dir must hold a {DATALIST}; run `python -m scripts.prepare SOURCE {folder}`"
             ) from error
-        self.lists: dict[str, list[dict[str, str]]] = {key: content.get(key, []) for key in ("training", "validation")}
+        self.lists: dict[str, list[dict[str, str]]] = {key: content.get(key, []) for key in PARTS}
         self.box = CanonicalBox(
             tuple(content["box"]["spatial_size"]), tuple(content["box"]["size_mm"]), float(content["box"]["top_mm"])
         )
@@ -103,12 +104,12 @@ class DatasetFolder:
         )
 
     def read(self, part: str, spatial_size: tuple[int, int, int]) -> list[PreparedSkull]:
-        """Skulls of "training" or "validation" at a grid size.
+        """Skulls of one of :data:`PARTS` at a grid size.
 
         Raises:
             InputError: a case is missing or damaged, or the part is empty.
         """
-        if not self.lists[part]:
+        if not self.lists[part] and part != "defective":
             raise InputError(
                 f"{self.folder.name}: {part} must list at least one skull, got none; prepare with --validation_share"
             )

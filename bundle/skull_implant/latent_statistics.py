@@ -54,7 +54,7 @@ def fit_standardization(network: SkullCompleter, batches: SkullBatches, device: 
 def encode_classes(
     network: SkullCompleter, dataset: SkullDataset, cutter: DefectCutter, draws: Sequence[int], seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Standardized codes of undeformed skulls of each class.
+    """Standardized codes of undeformed skulls of each class; those with a hole of their own are left out.
 
     Args:
         network: with standardization.
@@ -69,7 +69,7 @@ def encode_classes(
     network.eval()
     generator = np.random.default_rng(seed)
     codes, kinds, owners = [], [], []
-    for index in range(len(dataset)):
+    for index in range(dataset.complete_count):
         item = dataset[index]
         official = item["implant"] if dataset.has_implant[index] else None
         wanted = [kind for kind, count in enumerate(draws) for _ in range(count)]
@@ -111,7 +111,7 @@ def fit_latent_statistics(
     _set(network.class_bias, classifier.intercept_)
     logger.info("classes told apart on the training skulls: %.1f %%", 100 * classifier.score(codes, kinds))
     network.dev_slope.zero_()
-    complete = np.stack([codes[(owners == owner) & (kinds == 0)].mean(0) for owner in range(len(dataset))])
+    complete = np.stack([codes[(owners == owner) & (kinds == 0)].mean(0) for owner in range(dataset.complete_count)])
     for index, name in enumerate(DEFECT_CLASSES if conditional else ()):
         own = kinds == index + 1
         step = complete[owners[own]] - codes[own]

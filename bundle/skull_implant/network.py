@@ -33,16 +33,25 @@ class Encoder(nn.Module):
         channels: of each convolution.
         strides: of each convolution.
         latent_size: numbers in a code.
+        prelu: the paper's activation; else a leaky ReLU, in three quarters of the time on a CPU.
     """
 
     def __init__(
-        self, spatial_size: Sequence[int], channels: Sequence[int], strides: Sequence[int], latent_size: int
+        self,
+        spatial_size: Sequence[int],
+        channels: Sequence[int],
+        strides: Sequence[int],
+        latent_size: int,
+        prelu: bool = True,
     ) -> None:
         super().__init__()
         self.final_size = _final_size(spatial_size, strides)
         sizes = [1, *channels]
         self.layers = nn.Sequential(
-            *(Convolution(3, sizes[i], sizes[i + 1], strides=strides[i], norm="batch") for i in range(len(channels)))
+            *(
+                Convolution(3, sizes[i], sizes[i + 1], strides=strides[i], norm="batch", act=_activation(prelu))
+                for i in range(len(channels))
+            )
         )
         features = channels[-1] * int(np.prod(self.final_size))
         self.mean = nn.Linear(features, latent_size)
@@ -55,10 +64,25 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Code `(B, latent_size)` to logits `(B, 2, X, Y, Z)` of background and skull. Arguments as :class:`Encoder`."""
+    """Code `(B, latent_size)` to logits `(B, 2, X, Y, Z)` of background and skull.
+
+    Args:
+        spatial_size: voxels of the canonical grid; each must be divisible by the product of the strides.
+        channels: of the encoder's convolutions; the decoder mirrors them.
+        strides: of the encoder's convolutions.
+        latent_size: numbers in a code.
+        prelu: the paper's activation; else a leaky ReLU.
+        refined_levels: coarsest levels that have a second convolution; the paper's decoder has none.
+    """
 
     def __init__(
-        self, spatial_size: Sequence[int], channels: Sequence[int], strides: Sequence[int], latent_size: int
+        self,
+        spatial_size: Sequence[int],
+        channels: Sequence[int],
+        strides: Sequence[int],
+        latent_size: int,
+        prelu: bool = True,
+        refined_levels: int = 0,
     ) -> None:
         super().__init__()
         self.final_size = _final_size(spatial_size, strides)
@@ -66,14 +90,17 @@ class Decoder(nn.Module):
         sizes = [*channels[::-1], 2]
         steps = list(strides)[::-1]
         last = len(channels) - 1
-        self.layers = nn.Sequential(
-            *(
+        layers = []
+        for i in range(len(channels)):
+            common: dict[str, Any] = {"norm": "batch", "act": _activation(prelu)}
+            layers.append(
                 Convolution(
-                    3, sizes[i], sizes[i + 1], strides=steps[i], norm="batch", is_transposed=True, conv_only=i == last
+                    3, sizes[i], sizes[i + 1], strides=steps[i], is_transposed=True, conv_only=i == last, **common
                 )
-                for i in range(len(channels))
             )
-        )
+            if i < min(refined_levels, last):
+                layers.append(Convolution(3, sizes[i + 1], sizes[i + 1], **common))
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, code: torch.Tensor) -> torch.Tensor:
         """Logits of background and skull."""
@@ -96,6 +123,8 @@ class SkullCompleter(nn.Module):
         strides: of each strided convolution.
         latent_size: numbers in a code.
         template_size: entries along one side of the mean vault's map.
+        prelu: the paper's activation; else a leaky ReLU.
+        refined_levels: coarsest levels of the decoder that have a second convolution.
     """
 
     # For type checkers: register_buffer declares nothing.
@@ -121,10 +150,16 @@ class SkullCompleter(nn.Module):
         box_mm: Sequence[float] = (176.0, 224.0, 160.0),
         box_top_mm: float = 6.0,
         template_size: int = 69,
+        prelu: bool = True,
+        refined_levels: int = 0,
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(spatial_size, channels, strides, latent_size)
-        self.decoder = Decoder(spatial_size, channels, strides, latent_size)
+        self.encoder = Encoder(spatial_size, channels, strides, latent_size, prelu)
+        self.decoder = Decoder(spatial_size, channels, strides, latent_size, prelu, refined_levels)
+        # The faster layout of 3D convolutions, on CPUs and GPUs.
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.register_buffer("prelu", torch.tensor(prelu))
+        self.register_buffer("refined_levels", torch.tensor(refined_levels))
         self.register_buffer("spatial_size", torch.tensor(list(spatial_size)))
         self.register_buffer("channels", torch.tensor(list(channels)))
         self.register_buffer("strides", torch.tensor(list(strides)))
@@ -157,6 +192,8 @@ class SkullCompleter(nn.Module):
                 state["box_mm"].tolist(),
                 float(state["box_top_mm"]),
                 state["template_mm"].shape[0],
+                bool(state["prelu"]),
+                int(state["refined_levels"]),
             )
             network.load_state_dict(state)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -228,6 +265,10 @@ class SkullVAE(nn.Module):
         mean, log_variance = self.encoder(image)
         code = mean + torch.randn_like(mean) * torch.exp(0.5 * log_variance) if self.training else mean
         return self.decoder(code), mean, log_variance
+
+
+def _activation(prelu: bool) -> Any:
+    return "prelu" if prelu else ("leakyrelu", {"negative_slope": 0.1, "inplace": True})
 
 
 def load_state(model_file: str | Path) -> dict[str, Any]:

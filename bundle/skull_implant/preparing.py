@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from bundle.skull_implant.canonical_frame import align, bone_points, estimate_frame, to_template
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
-from bundle.skull_implant.dataset_folder import write_datalist, write_skull
+from bundle.skull_implant.dataset_folder import PARTS, write_datalist, write_skull
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.reading import case_name, read_case
 from bundle.skull_implant.skull_mask import clean_binary_mask, skull_mask_from_hu
@@ -91,6 +91,7 @@ def prepare_dataset(
     template: VaultTemplate,
     box: CanonicalBox,
     threshold_hu: float,
+    defective: Sequence[Source] = (),
 ) -> None:
     """Write a training set; a skull that cannot be aligned is named in the log and left out.
 
@@ -101,21 +102,25 @@ def prepare_dataset(
         template: mean vault.
         box: canonical box at the size to store.
         threshold_hu: bone threshold for CT.
+        defective: skulls with a hole of their own and no truth, for training.
 
     Raises:
         InputError: no skull is left to train with.
     """
-    lists: dict[str, list[dict[str, str]]] = {"training": [], "validation": []}
+    lists: dict[str, list[dict[str, str]]] = {part: [] for part in PARTS}
+    holed = [replace(source, name=f"defective_{source.name}") for source in defective]
+    every = [*sources, *holed]
     write = partial(_write_one, folder=folder, template=template, box=box, threshold_hu=threshold_hu)
     with ProcessPoolExecutor(initializer=_single_thread) as pool:
-        for number, (source, (entry, line)) in enumerate(zip(sources, pool.map(write, sources), strict=True), start=1):
-            logger.info("%d of %d: %s: %s", number, len(sources), source.name, line)
+        for number, (source, (entry, line)) in enumerate(zip(every, pool.map(write, every), strict=True), start=1):
+            logger.info("%d of %d: %s: %s", number, len(every), source.name, line)
             if entry:
-                lists["validation" if source.name in validation else "training"].append(entry)
+                part = "defective" if source in holed else "validation" if source.name in validation else "training"
+                lists[part].append(entry)
     if not lists["training"]:
         raise InputError(f"{folder}: training must have at least one skull, none is left; see why above")
     write_datalist(folder, lists, box, template)
-    logger.info("%d training and %d validation skulls", len(lists["training"]), len(lists["validation"]))
+    logger.info("%s skulls", ", ".join(f"{len(entries)} {part}" for part, entries in lists.items()))
 
 
 def _points(source: Source, threshold_hu: float) -> np.ndarray:

@@ -15,6 +15,8 @@ from bundle.skull_implant.defects import CranialHole, FacialSlab, draw_cranial_h
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.network import LATENT_CLASSES
 
+CRANIAL = LATENT_CLASSES.index("cranial")
+
 
 class SkullDataset(Dataset[dict[str, torch.Tensor]]):
     """Complete skulls and official implants in device memory, 8 bits a voxel.
@@ -24,17 +26,27 @@ class SkullDataset(Dataset[dict[str, torch.Tensor]]):
         part: "training" or "validation".
         spatial_size: voxels of the canonical grid to train at.
         device: where the skulls live.
+        defective: also take the skulls that have a hole of their own and no truth, behind the complete ones; they can
+            teach the network what bone looks like, not what is missing.
 
     Raises:
         InputError: no such dataset.
     """
 
     def __init__(
-        self, dataset_dir: str, part: str, spatial_size: Sequence[int], device: torch.device | str = "cpu"
+        self,
+        dataset_dir: str,
+        part: str,
+        spatial_size: Sequence[int],
+        device: torch.device | str = "cpu",
+        defective: bool = False,
     ) -> None:
         folder = DatasetFolder(dataset_dir)
         size = (int(spatial_size[0]), int(spatial_size[1]), int(spatial_size[2]))
         skulls = folder.read(part, size)
+        self.complete_count = len(skulls)
+        if defective:
+            skulls += folder.read("defective", size)
         self.box = CanonicalBox(size, folder.box.size_mm, folder.box.top_mm)
         self.template = folder.template
         self.device = torch.device(device)
@@ -113,6 +125,8 @@ class DefectCutter:
 class SkullBatches:
     """Epochs of fixed length, endlessly varied: each skull deformed, complete and with a cranial and a facial defect.
 
+    A skull that has a hole of its own comes once, as it is, in the cranial class.
+
     The randomness of an epoch depends on the seed and its number alone, so a resumed run sees what an unbroken one
     would have.
 
@@ -147,7 +161,8 @@ class SkullBatches:
         self.sampler = None
 
     def __len__(self) -> int:
-        return -(-len(self.dataset) * len(LATENT_CLASSES) // self.batch_size)
+        complete, defective = self.dataset.complete_count, len(self.dataset) - self.dataset.complete_count
+        return -(-(complete * len(LATENT_CLASSES) + defective) // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         numbers = np.random.default_rng([self.seed, self.epoch])
@@ -156,7 +171,7 @@ class SkullBatches:
         jobs = [
             (int(index), kind)
             for index in numbers.permutation(len(self.dataset))
-            for kind in range(len(LATENT_CLASSES))
+            for kind in (range(len(LATENT_CLASSES)) if index < self.dataset.complete_count else [CRANIAL])
         ]
         for start in range(0, len(jobs), self.batch_size):
             yield self._batch(jobs[start : start + self.batch_size], numbers, generator)
@@ -177,13 +192,14 @@ class SkullBatches:
             affine, warp = self.deformation.draw(len(persons), generator, box.size_mm, pivot)
             pairs = deform(pairs, affine.to(pairs.device), warp.to(pairs.device))
         deformed = dict(zip(persons, pairs, strict=True))
-        volumes = [
-            self.cutter.cut(
-                deformed[i][:1], deformed[i][1:] if self.dataset.has_implant[i] else None, LATENT_CLASSES[kind], numbers
-            )
-            for i, kind in jobs
-        ]
-        images = torch.stack(volumes)
+        images = torch.stack([self._volume(deformed[index], index, kind, numbers) for index, kind in jobs])
         if self.binary:
             images = (images > 0.5).float()
         return {"image": images, "kind": torch.tensor([job[1] for job in jobs])}
+
+    def _volume(self, pair: torch.Tensor, index: int, kind: int, numbers: np.random.Generator) -> torch.Tensor:
+        """One volume (1, X, Y, Z) of a deformed skull and official implant (2, X, Y, Z)."""
+        if index >= self.dataset.complete_count:
+            return pair[:1]
+        official = pair[1:] if self.dataset.has_implant[index] else None
+        return self.cutter.cut(pair[:1], official, LATENT_CLASSES[kind], numbers)
