@@ -66,7 +66,7 @@ def test_the_built_mean_vault_is_as_large_as_the_skulls_and_symmetric(tiny_datas
     right, left = template.radii_mm[middle + 20, middle], template.radii_mm[middle - 20, middle]
 
     assert right == pytest.approx(left, abs=0.01)
-    assert 66 <= right <= 76  # 20 entries of 4 degrees off the vertex: half the breadth of about 140 mm
+    assert 65 <= right <= 76  # 20 entries of 4 degrees off the vertex: half the breadth of about 140 mm
     assert 60 <= template.vertex_mm <= 90
 
 
