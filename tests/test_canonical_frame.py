@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -169,10 +171,13 @@ def test_canonical_axes_are_ras_and_the_patients_are_lps() -> None:
     np.testing.assert_allclose(frame.affine @ [10.0, 20.0, 30.0, 1.0], [-11.0, -22.0, 33.0, 1.0])
 
 
-def test_the_tilt_is_the_angle_of_the_rotation() -> None:
-    frame = CanonicalFrame(Rotation.from_rotvec([10.0, 0.0, 0.0], degrees=True).as_matrix(), np.zeros(3), np.ones(3))
+def test_the_tilt_is_measured_from_how_the_training_heads_lie() -> None:
+    truth = pose((20.0, 0.0, 0.0))
+    head = skull(scan_grid(truth, COARSE), truth, EGG)
 
-    assert frame.tilt_deg == pytest.approx(10.0)
+    frame = estimate_frame(head.voxels, head.grid, replace(EGG, usual_rotation=pose((8.0, 0.0, 0.0)).rotation))
+
+    assert frame.tilt_deg == pytest.approx(12.0, abs=2.0)
 
 
 def test_bone_points_are_in_ras_and_about_a_step_apart() -> None:

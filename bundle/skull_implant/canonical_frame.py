@@ -35,7 +35,7 @@ class CanonicalFrame:
         scales: (3,) size of this vault relative to the mean one, right, anterior, superior.
         residual_mm: median distance of the vault's outer surface from the fitted mean vault.
         coverage: share of the vault's directions, 0 to 1, that have bone within reach of the fit.
-        tilt_deg: rotation of the head against the scanner's axes.
+        tilt_deg: rotation of the head against how the training heads lie in the scanner.
     """
 
     rotation: np.ndarray
@@ -43,11 +43,7 @@ class CanonicalFrame:
     scales: np.ndarray
     residual_mm: float = 0.0
     coverage: float = 1.0
-
-    @property
-    def tilt_deg(self) -> float:
-        """Angle of the rotation between the head and the scanner's axes."""
-        return float(np.rad2deg(Rotation.from_matrix(self.rotation).magnitude()))
+    tilt_deg: float = 0.0
 
     @property
     def affine(self) -> np.ndarray:
@@ -256,4 +252,5 @@ def _accept(
         raise CaseRefused(case, reasons)
     rotation = Rotation.from_rotvec(parameters[:3]).as_matrix()
     vertex = parameters[3:6] + rotation @ np.array([0.0, 0.0, template.vertex_mm * scales[2]])
-    return CanonicalFrame(rotation, vertex, scales, typical, coverage)
+    tilt_deg = np.rad2deg(Rotation.from_matrix(template.usual_rotation.T @ rotation).magnitude())
+    return CanonicalFrame(rotation, vertex, scales, typical, coverage, float(tilt_deg))

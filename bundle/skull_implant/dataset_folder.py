@@ -69,7 +69,11 @@ def write_datalist(
     """Write `dataset.json`, last of all, so that a folder with one is whole."""
     content = {
         "box": {"spatial_size": box.spatial_size, "size_mm": box.size_mm, "top_mm": box.top_mm},
-        "template": {"step_deg": template.step_deg, "radii_mm": np.round(template.radii_mm, 3).tolist()},
+        "template": {
+            "step_deg": template.step_deg,
+            "radii_mm": np.round(template.radii_mm, 3).tolist(),
+            "usual_rotation": np.round(template.usual_rotation, 6).tolist(),
+        },
         **lists,
     }
     partial = folder / f".partial.{DATALIST}"
@@ -100,7 +104,9 @@ class DatasetFolder:
             tuple(content["box"]["spatial_size"]), tuple(content["box"]["size_mm"]), float(content["box"]["top_mm"])
         )
         self.template = VaultTemplate(
-            np.asarray(content["template"]["radii_mm"]), float(content["template"]["step_deg"])
+            np.asarray(content["template"]["radii_mm"]),
+            float(content["template"]["step_deg"]),
+            np.asarray(content["template"]["usual_rotation"]),
         )
 
     def read(self, part: str, spatial_size: tuple[int, int, int]) -> list[PreparedSkull]:

@@ -40,8 +40,10 @@ def fit_standardization(network: SkullCompleter, batches: SkullBatches, device: 
     )
     network.latent_mean.copy_(means.mean(0))
     network.latent_std.copy_(means.std(0).clamp_min(1e-8))
-    network.template_mm.copy_(torch.as_tensor(batches.dataset.template.radii_mm))
-    network.template_step_deg.fill_(batches.dataset.template.step_deg)
+    template = batches.dataset.template
+    network.template_mm.copy_(torch.as_tensor(template.radii_mm))
+    network.template_step_deg.fill_(template.step_deg)
+    network.usual_rotation.copy_(torch.as_tensor(template.usual_rotation))
     batches.epoch = 0
     logger.info(
         "posterior mean over the training skulls: standard deviation %.3g to %.3g",

@@ -140,6 +140,7 @@ class SkullCompleter(nn.Module):
     class_bias: torch.Tensor
     template_mm: torch.Tensor
     template_step_deg: torch.Tensor
+    usual_rotation: torch.Tensor
 
     def __init__(
         self,
@@ -174,6 +175,7 @@ class SkullCompleter(nn.Module):
         self.register_buffer("class_bias", torch.zeros(len(LATENT_CLASSES)))
         self.register_buffer("template_mm", torch.zeros(template_size, template_size, dtype=torch.float64))
         self.register_buffer("template_step_deg", torch.tensor(4.0, dtype=torch.float64))
+        self.register_buffer("usual_rotation", torch.eye(3, dtype=torch.float64))
 
     @classmethod
     def from_file(cls, model_file: str | Path) -> SkullCompleter:
@@ -206,7 +208,9 @@ class SkullCompleter(nn.Module):
     @property
     def template(self) -> VaultTemplate:
         """The mean vault that this model's training skulls were aligned with."""
-        return VaultTemplate(self.template_mm.cpu().numpy(), float(self.template_step_deg))
+        return VaultTemplate(
+            self.template_mm.cpu().numpy(), float(self.template_step_deg), self.usual_rotation.cpu().numpy()
+        )
 
     @property
     def box(self) -> CanonicalBox:

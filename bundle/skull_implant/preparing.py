@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
 
-from bundle.skull_implant.canonical_frame import align, bone_points, estimate_frame, to_template
+from bundle.skull_implant.canonical_frame import CanonicalFrame, align, bone_points, estimate_frame, to_template
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
 from bundle.skull_implant.dataset_folder import PARTS, write_datalist, write_skull
 from bundle.skull_implant.errors import InputError
@@ -108,18 +109,24 @@ def prepare_dataset(
         InputError: no skull is left to train with.
     """
     lists: dict[str, list[dict[str, str]]] = {part: [] for part in PARTS}
+    rotations: list[np.ndarray] = []
     holed = [replace(source, name=f"defective_{source.name}") for source in defective]
     every = [*sources, *holed]
     write = partial(_write_one, folder=folder, template=template, box=box, threshold_hu=threshold_hu)
     with ProcessPoolExecutor(initializer=_single_thread) as pool:
-        for number, (source, (entry, line)) in enumerate(zip(every, pool.map(write, every), strict=True), start=1):
+        for number, (source, (entry, frame, line)) in enumerate(
+            zip(every, pool.map(write, every), strict=True), start=1
+        ):
             logger.info("%d of %d: %s: %s", number, len(every), source.name, line)
-            if entry:
+            if entry and frame:
                 part = "defective" if source in holed else "validation" if source.name in validation else "training"
                 lists[part].append(entry)
+                if part == "training":
+                    rotations.append(frame.rotation)
     if not lists["training"]:
         raise InputError(f"{folder}: training must have at least one skull, none is left; see why above")
-    write_datalist(folder, lists, box, template)
+    usual = Rotation.from_matrix(np.stack(rotations)).mean().as_matrix()
+    write_datalist(folder, lists, box, replace(template, usual_rotation=usual))
     logger.info("%s skulls", ", ".join(f"{len(entries)} {part}" for part, entries in lists.items()))
 
 
@@ -135,18 +142,18 @@ def _outline(points: np.ndarray, template: VaultTemplate) -> np.ndarray:
 
 def _write_one(
     source: Source, folder: Path, template: VaultTemplate, box: CanonicalBox, threshold_hu: float
-) -> tuple[dict[str, str] | None, str]:
-    """The datalist entry, or None for a skull left out, and what to tell about it."""
+) -> tuple[dict[str, str] | None, CanonicalFrame | None, str]:
+    """The datalist entry and frame, or None for a skull left out, and what to tell about it."""
     try:
         skull = source.read_skull(threshold_hu)
         frame = estimate_frame(skull.voxels > 0, skull.grid, template, case=source.name)
         implant = source.read_implant()
     except InputError as error:
-        return None, f"left out: {error}"
+        return None, None, f"left out: {error}"
     complete = to_canonical(skull, frame, box) > 0.5
     piece = None if implant is None else to_canonical(implant, frame, box) > 0.5
     entry = write_skull(folder, source.name, complete, piece, frame)
-    return entry, f"tilt {frame.tilt_deg:.0f} degrees, {frame.residual_mm:.1f} mm from the mean vault"
+    return entry, frame, f"{frame.residual_mm:.1f} mm from the mean vault, {frame.coverage:.0%} of it there"
 
 
 def _single_thread() -> None:

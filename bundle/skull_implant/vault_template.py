@@ -8,7 +8,7 @@ grid it is smooth at the vertex.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import ndimage
@@ -21,10 +21,13 @@ class VaultTemplate:
     Args:
         radii_mm: (N, N), N odd, the vertex in the middle.
         step_deg: polar angle between neighboring entries.
+        usual_rotation: (3, 3), canonical RAS to patient RAS directions of the mean training head. Scanned heads lie
+            alike, but not with the vault's axes along the scanner's.
     """
 
     radii_mm: np.ndarray
     step_deg: float = 4.0
+    usual_rotation: np.ndarray = field(default_factory=lambda: np.eye(3))
 
     @classmethod
     def ellipsoid(cls, semi_axes_mm: tuple[float, float, float] = (70.0, 90.0, 80.0), size: int = 69) -> VaultTemplate:
