@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+BASELINES = ("nothing", "mean skull", "nearest skull", "mirror")
+
 
 def baseline_completions(bone: np.ndarray, skulls: np.ndarray) -> Mapping[str, np.ndarray]:
     """Completed skulls without a model, as probabilities in the canonical box.
@@ -15,8 +17,8 @@ def baseline_completions(bone: np.ndarray, skulls: np.ndarray) -> Mapping[str, n
         skulls: (N, X, Y, Z) uint8, complete training skulls, share of bone times 255.
 
     Returns:
-        "nothing": empty; "mean skull"; "nearest skull": the training skull with the highest DSC; "mirror": the other
-        side.
+        For each of :data:`BASELINES`: "nothing" is empty; "mean skull"; "nearest skull" is the training skull with the
+        highest DSC; "mirror" is the other side.
     """
     return {
         "nothing": np.zeros_like(bone),

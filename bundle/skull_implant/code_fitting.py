@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from bundle.skull_implant.implant import far_from_bone
 from bundle.skull_implant.network import SkullCompleter
 
 
@@ -62,7 +63,7 @@ class CodeFit:
         """1 where decoded skull and bone are compared, 0 in and around the hole, shaped as the image."""
         weights = []
         for skull, bone in zip(decoded[:, 0].cpu().numpy(), image[:, 0].cpu().numpy(), strict=True):
-            core = (skull > 0.5) & (ndimage.distance_transform_edt(bone < 0.4, sampling=spacing_mm) >= self.core_mm)
+            core = far_from_bone(skull > 0.5, bone, spacing_mm, self.core_mm)
             near = ndimage.distance_transform_edt(~core, sampling=spacing_mm) <= self.margin_mm if core.any() else core
             weights.append(torch.from_numpy(~near))
         return torch.stack(weights)[:, None].to(image)

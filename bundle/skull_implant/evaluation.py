@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
@@ -16,18 +15,20 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from bundle.skull_implant.baselines import baseline_completions
+from bundle.skull_implant.baselines import BASELINES, baseline_completions
 from bundle.skull_implant.canonical_frame import CanonicalFrame, estimate_frame
 from bundle.skull_implant.canonical_grid import to_canonical
 from bundle.skull_implant.code_fitting import CodeFit
 from bundle.skull_implant.dataset_folder import DatasetFolder
 from bundle.skull_implant.defects import CRANIAL_SITES, CranialHole, FacialSlab, draw_cranial_hole, draw_facial_slab
-from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.errors import CaseRefused, InputError
 from bundle.skull_implant.implant import design_implant
 from bundle.skull_implant.inferers import CompletionInferer
-from bundle.skull_implant.metrics import score_implant
+from bundle.skull_implant.metrics import ImplantScore, dice, score_implant
 from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
 from bundle.skull_implant.preparing import Source, find_sources
+from bundle.skull_implant.rim_fit import RimFit
+from bundle.skull_implant.score_table import Score, SkullScore, implant_table, refused_score, skull_table, write_csv
 from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Volume
 
@@ -35,30 +36,12 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Score:
-    """One method on one defect of one person. HD95 is infinite where the prediction is empty."""
-
-    part: str
-    person: str
-    defect: str
-    site: str
-    method: str
-    dsc: float
-    bdsc: float
-    hd95_mm: float
-    failed: bool
-    skull_dsc: float
-    implant_ml: float
-    defect_class: str
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Protocol:
     """What is scored.
 
     Args:
-        models: method -> (model file, gamma, steps of the code's fit); the first one's mean vault aligns the skulls.
+        models: method -> (model file, gamma, steps of the code's fit, whether to fit the rim); the first one's mean
+            vault aligns the skulls.
         dataset_dir: prepared training set: its parts, its training skulls for the baselines.
         other_models: more of them.
         varied_holes: a person; the ten sites take turns over the persons.
@@ -68,9 +51,9 @@ class Protocol:
         seed: of holes, slabs and persons.
     """
 
-    models: dict[str, tuple[str, float, int]]
+    models: dict[str, tuple[str, float, int, bool]]
     dataset_dir: str
-    other_models: dict[str, tuple[str, float, int]] = field(default_factory=dict)
+    other_models: dict[str, tuple[str, float, int, bool]] = field(default_factory=dict)
     varied_holes: int = 2
     persons: dict[str, int] = field(default_factory=lambda: {"validation": 0, "training": 0})
     baselines: bool = True
@@ -79,11 +62,11 @@ class Protocol:
 
 
 def evaluate(source_dir: str, output_dir: str, protocol: Protocol, workers: int = 2) -> str:
-    """Score every part, write `scores.csv` and the table, and return the table.
+    """Score every part, write `scores.csv`, `skulls.csv` and `table.md`, and return the tables.
 
     Args:
         source_dir: complete skulls on their native grids, as `scripts.prepare` read them.
-        output_dir: where `scores.csv` and `table.md` go.
+        output_dir: where the files go.
         protocol: what is scored.
         workers: processes.
 
@@ -94,48 +77,22 @@ def evaluate(source_dir: str, output_dir: str, protocol: Protocol, workers: int 
     jobs = [job for part in protocol.persons for job in _jobs(part, sources, protocol)]
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    scores: list[Score] = []
-    table = ""
+    implants: list[Score] = []
+    skulls: list[SkullScore] = []
+    tables = ""
     with ProcessPoolExecutor(workers, initializer=_single_thread) as pool:
         for number, found in enumerate(pool.map(partial(_score_person, protocol=protocol), jobs), start=1):
-            scores += found
-            table = score_table(scores)
-            _write(folder, scores, table)  # after each person, so that a stopped run has something to show
+            implants += found[0]
+            skulls += found[1]
+            # After each person, so that a stopped run has something to show.
+            write_csv(folder / "scores.csv", implants)
+            tables = implant_table(implants)
+            if skulls:
+                write_csv(folder / "skulls.csv", skulls)
+                tables += "\n\n" + skull_table(skulls)
+            (folder / "table.md").write_text(tables + "\n")
             logger.info("%d of %d: %s %s", number, len(jobs), jobs[number - 1][1], jobs[number - 1][0].name)
-    return table
-
-
-def _write(folder: Path, scores: Sequence[Score], table: str) -> None:
-    with (folder / "scores.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(scores[0])))
-        writer.writeheader()
-        writer.writerows(asdict(score) for score in scores)
-    (folder / "table.md").write_text(table + "\n")
-
-
-def score_table(scores: Sequence[Score]) -> str:
-    """Markdown: a row for each part, defect and method; means over the cases, failures counted in DSC and bDSC as 0."""
-    lines = [
-        "| persons | defect | method | cases | failed | implant DSC | bDSC | HD95 mm (not failed) | skull DSC |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for (part, defect, method), group in _groups(scores):
-        distances = [score.hd95_mm for score in group if not score.failed]
-        hd95 = f"{np.mean(distances):.2f}" if distances else "-"
-        means = [np.mean([getattr(score, name) for score in group]) for name in ("dsc", "bdsc", "skull_dsc")]
-        failed = sum(score.failed for score in group)
-        lines.append(
-            f"| {part} | {defect} | {method} | {len(group)} | {failed} "
-            f"| {means[0]:.3f} | {means[1]:.3f} | {hd95} | {means[2]:.3f} |"
-        )
-    return "\n".join(lines)
-
-
-def _groups(scores: Sequence[Score]) -> Iterator[tuple[tuple[str, str, str], list[Score]]]:
-    keys = list(dict.fromkeys((score.part, score.defect, score.method) for score in scores))
-    order = {name: rank for rank, name in enumerate(("official", "varied", "facial"))}
-    for key in sorted(keys, key=lambda key: (key[0] != "validation", order[key[1]])):
-        yield key, [score for score in scores if (score.part, score.defect, score.method) == key]
+    return tables
 
 
 Job = tuple[Source, str, tuple[str, ...], int]
@@ -159,30 +116,35 @@ def _jobs(part: str, sources: dict[str, Source], protocol: Protocol) -> list[Job
     ]
 
 
-def _score_person(job: Job, protocol: Protocol) -> list[Score]:
+def _score_person(job: Job, protocol: Protocol) -> tuple[list[Score], list[SkullScore]]:
     source, part, sites, number = job
     scorer = _Scorer(protocol)
     skull = source.read_skull(protocol.threshold_hu)
     complete = Volume(skull.voxels > 0, skull.grid)
-    frame = estimate_frame(complete.voxels, complete.grid, scorer.template, case=source.name)
-    generator = np.random.default_rng([protocol.seed, number, part == "training"])
-    found: list[Score] = []
     official = source.read_implant()
+    try:
+        frame = estimate_frame(complete.voxels, complete.grid, scorer.template, case=source.name)
+    except CaseRefused as error:
+        logger.warning("%s", error)
+        return scorer.refused(part, source.name, "none", "none"), []
+    generator = np.random.default_rng([protocol.seed, number, part == "training"])
+    pieces: dict[tuple[str, str], np.ndarray] = {}
     if official is not None:
-        found += scorer.score(part, source.name, "official", "official", complete, official.voxels > 0)
+        pieces["official", "official"] = official.voxels > 0
     for site in sites:
-        found += scorer.score(
-            part, source.name, "varied", site, complete, cut_native(complete, frame, draw_cranial_hole(generator, site))
-        )
-    found += scorer.score(
-        part,
-        source.name,
-        "facial",
-        "facial",
-        complete,
-        cut_native(complete, frame, native_slab(complete, frame, generator)),
-    )
-    return found
+        pieces["varied", site] = cut_native(complete, frame, draw_cranial_hole(generator, site))
+    pieces["facial", "facial"] = cut_native(complete, frame, native_slab(complete, frame, generator))
+    pieces["none", "none"] = np.zeros(complete.voxels.shape, bool)
+    implants: list[Score] = []
+    skulls: list[SkullScore] = []
+    for (defect, name), piece in pieces.items():
+        try:
+            implants += scorer.score(part, source.name, defect, name, complete, piece)
+            skulls += scorer.score_skulls(part, source.name, defect, complete, piece)
+        except CaseRefused as error:
+            logger.warning("%s", error)
+            implants += scorer.refused(part, source.name, defect, name)
+    return implants, skulls
 
 
 class _Scorer:
@@ -190,30 +152,49 @@ class _Scorer:
 
     def __init__(self, protocol: Protocol) -> None:
         self.protocol = protocol
+        models = {**protocol.models, **protocol.other_models}
         self.networks = {
             name: (_load(model_file), CompletionInferer(gamma, code_fit=CodeFit(steps)))
-            for name, (model_file, gamma, steps) in {**protocol.models, **protocol.other_models}.items()
+            for name, (model_file, gamma, steps, _) in models.items()
         }
+        self.fitted_to_rim = {name for name, (*_, rim_fit) in models.items() if rim_fit}
         self.box = next(iter(self.networks.values()))[0].box
         self.template: VaultTemplate = next(iter(self.networks.values()))[0].template
         self.skulls = _training_skulls(protocol.dataset_dir, self.box.spatial_size) if protocol.baselines else None
 
     def score(self, part: str, person: str, defect: str, site: str, complete: Volume, truth: np.ndarray) -> list[Score]:
-        """Every method on one defect. `truth` (X, Y, Z) is the piece that was cut out, on the scan's grid."""
+        """Every method on one defect.
+
+        Args:
+            part: of the person.
+            person: name.
+            defect: of `score_table.DEFECTS`.
+            site: of a varied hole.
+            complete: bool, on the scan's grid.
+            truth: (X, Y, Z) bool, the piece that was cut out; empty for an undamaged skull.
+
+        Raises:
+            CaseRefused: the damaged skull has no vault to align.
+        """
         skull = Volume(complete.voxels & ~truth, complete.grid)
         frame = estimate_frame(skull.voxels, skull.grid, self.template, case=person)
         bone_voxels = np.count_nonzero(skull.voxels)
         rows = []
-        for method, probability, bone, kind, seconds in self._completions(
-            skull, frame, "facial" if defect == "facial" else "cranial"
-        ):
+        true_kind = "facial" if defect == "facial" else "cranial"
+        for method, probability, bone, kind, seconds in self._completions(skull, frame, true_kind, defect != "none"):
             started = time.perf_counter()
             box = self.networks[method][0].box if method in self.networks else self.box
+            if method in self.fitted_to_rim and kind == "cranial":
+                probability, bone, box = RimFit().refine(probability, skull, frame, box, self.template)
             implant = design_implant(
                 probability, bone, skull, frame, box, self.template, cranial=kind == "cranial"
             ).voxels
             seconds += time.perf_counter() - started
-            score = score_implant(implant, truth, skull.voxels, skull.grid.spacing)
+            score = (
+                score_implant(implant, truth, skull.voxels, skull.grid.spacing)
+                if truth.any()
+                else ImplantScore(np.nan, np.nan, np.nan, bool(implant.any()))
+            )
             # The skull is part of the complete skull, and the implant is never on it, so counting the implant's hits
             # is enough.
             whole = 2 * (bone_voxels + (implant & truth).sum()) / (2 * bone_voxels + truth.sum() + implant.sum())
@@ -235,11 +216,39 @@ class _Scorer:
             )
         return rows
 
+    def score_skulls(
+        self, part: str, person: str, defect: str, complete: Volume, truth: np.ndarray
+    ) -> list[SkullScore]:
+        """Whole-skull DSC of the models that do not fit the code, as in the method paper; none for a varied hole."""
+        task = {"official": "cranial", "facial": "facial", "none": "complete"}.get(defect)
+        if task is None:
+            return []
+        skull = Volume(complete.voxels & ~truth, complete.grid)
+        frame = estimate_frame(skull.voxels, skull.grid, self.template, case=person)
+        rows = []
+        for method, (network, inferer) in self.networks.items():
+            if inferer.code_fit is not None and inferer.code_fit.steps:
+                continue
+            bone, whole = (to_canonical(volume, frame, network.box) for volume in (skull, complete))
+            image = torch.from_numpy(bone)[None, None]
+            with torch.no_grad():
+                decoded = network.decode(network.encode(image))[0, 0].numpy()
+            rows.append(SkullScore(part, person, method, f"REC {task}", dice(decoded > 0.5, bone > 0.5)))
+            if task in DEFECT_CLASSES:
+                decoded = CompletionInferer(inferer.gamma, task)(image, network)["pred"][0, 0].numpy()
+                rows.append(SkullScore(part, person, method, f"CMP {task}", dice(decoded > 0.5, whole > 0.5)))
+        return rows
+
+    def refused(self, part: str, person: str, defect: str, site: str) -> list[Score]:
+        """A failed row for every method."""
+        baselines = () if self.skulls is None or defect == "none" else BASELINES
+        return [refused_score(part, person, defect, site, method) for method in (*baselines, *self.networks)]
+
     def _completions(
-        self, skull: Volume, frame: CanonicalFrame, true_kind: str
+        self, skull: Volume, frame: CanonicalFrame, true_kind: str, baselines: bool
     ) -> Iterator[tuple[str, np.ndarray, np.ndarray, str, float]]:
         """Method, probability, bone share, class used and seconds. The baselines are told the true class."""
-        if self.skulls is not None:
+        if self.skulls is not None and baselines:
             bone = to_canonical(skull, frame, self.box)
             for name, probability in baseline_completions(bone, self.skulls).items():
                 yield name, probability, bone, true_kind, 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,12 +94,25 @@ def hole_core(
     rules: ImplantRules,
 ) -> np.ndarray:
     """The largest connected part of the decoded skull that is far from all bone, (X, Y, Z) bool, canonical."""
-    distance = ndimage.distance_transform_edt(bone_share < 0.4, sampling=box.spacing_mm)
-    core = (probability > rules.level) & (distance >= rules.core_mm)
+    core = far_from_bone(probability > rules.level, bone_share, box.spacing_mm, rules.core_mm)
     core &= scanned(grid, frame, box, rules.border_mm)
     if cranial:
         core &= vault_shell(frame, box, template, rules.shell_mm)
     return largest_component(core)
+
+
+def far_from_bone(
+    decoded: np.ndarray, bone_share: np.ndarray, spacing_mm: Sequence[float] | np.ndarray, core_mm: float
+) -> np.ndarray:
+    """Decoded skull (X, Y, Z) bool at least `core_mm` from all bone: what fills a hole, while a film never is.
+
+    Args:
+        decoded: (X, Y, Z) bool.
+        bone_share: (X, Y, Z) share of the patient's bone.
+        spacing_mm: (3,).
+        core_mm: distance.
+    """
+    return decoded & (ndimage.distance_transform_edt(bone_share < 0.4, sampling=spacing_mm) >= core_mm)
 
 
 def scanned(grid: Grid, frame: CanonicalFrame, box: CanonicalBox, border_mm: float) -> np.ndarray:

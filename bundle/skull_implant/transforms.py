@@ -17,6 +17,7 @@ from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical, to_n
 from bundle.skull_implant.implant import ImplantRules, design_implant
 from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
 from bundle.skull_implant.reading import read_case
+from bundle.skull_implant.rim_fit import RimFit
 from bundle.skull_implant.skull_mask import clean_binary_mask, skull_mask_from_hu
 from bundle.skull_implant.volume import Volume
 
@@ -90,13 +91,21 @@ class Implantd(Transform):
     Args:
         network: gives the box and the mean vault.
         keep_decoded: also resample the decoder's own skull, uncleaned.
+        rim_fit: move the decoded vault onto the bone around a cranial hole.
         rules: what counts as implant.
     """
 
-    def __init__(self, network: SkullCompleter, keep_decoded: bool = False, rules: ImplantRules | None = None) -> None:
+    def __init__(
+        self,
+        network: SkullCompleter,
+        keep_decoded: bool = False,
+        rim_fit: bool = True,
+        rules: ImplantRules | None = None,
+    ) -> None:
         self.box: CanonicalBox = network.box
         self.template = network.template
         self.keep_decoded = keep_decoded
+        self.rim_fit = RimFit() if rim_fit else None
         self.rules = rules or ImplantRules()
 
     def __call__(self, data: CaseData) -> CaseData:
@@ -107,11 +116,14 @@ class Implantd(Transform):
         data["defect_class"] = DEFECT_CLASSES[int(data["class_index"])]
         cranial = data["defect_class"] == "cranial"
         with timed(data, "implant"):
+            data["agreement"] = bone_agreement(probability, bone, self.box)
+            fitted, share, box = probability, bone, self.box
+            if self.rim_fit is not None and cranial:
+                fitted, share, box = self.rim_fit.refine(probability, skull, frame, box, self.template)
             data["implant"] = design_implant(
-                probability, bone, skull, frame, self.box, self.template, cranial=cranial, rules=self.rules
+                fitted, share, skull, frame, box, self.template, cranial=cranial, rules=self.rules
             )
             data["completed"] = Volume(skull.voxels | data["implant"].voxels, skull.grid)
-            data["agreement"] = bone_agreement(probability, bone, self.box)
             if self.keep_decoded:
                 decoded = to_native(probability, frame, self.box, skull.grid) > self.rules.level
                 data["decoded"] = Volume(decoded, skull.grid)

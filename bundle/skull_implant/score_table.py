@@ -1,0 +1,125 @@
+"""Scores of many cases as a CSV file and as tables that a reader compares with the papers'."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DEFECTS = ("official", "varied", "facial", "none")
+TASKS = ("REC cranial", "REC facial", "REC complete", "CMP cranial", "CMP facial")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One method on one defect of one person.
+
+    Args:
+        part: "validation" or "training".
+        person: name of the case.
+        defect: of :data:`DEFECTS`; "none" is the undamaged skull.
+        site: where a varied hole is; else the defect.
+        method: name.
+        dsc: of the implant; NaN for an undamaged skull, as are the next two.
+        bdsc: of the implant within 10 mm of the bone.
+        hd95_mm: infinite where the prediction is empty.
+        failed: no implant for a defect, or an implant for an undamaged skull.
+        skull_dsc: completed against complete skull, on the scan's grid.
+        implant_ml: volume.
+        defect_class: that was used; empty where the skull was refused.
+        seconds: from the bone mask to the implant.
+    """
+
+    part: str
+    person: str
+    defect: str
+    site: str
+    method: str
+    dsc: float
+    bdsc: float
+    hd95_mm: float
+    failed: bool
+    skull_dsc: float
+    implant_ml: float
+    defect_class: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SkullScore:
+    """One cell of the method paper's Table 1 for one person: DSC of a whole decoded skull.
+
+    Args:
+        part: "validation" or "training".
+        person: name of the case.
+        method: name.
+        task: of :data:`TASKS`; REC decodes the code of a skull as it is, CMP after the step along DEV.
+        dsc: decoded against the bone that should be there, at the network's own grid, both thresholded at one half.
+    """
+
+    part: str
+    person: str
+    method: str
+    task: str
+    dsc: float
+
+
+def refused_score(part: str, person: str, defect: str, site: str, method: str) -> Score:
+    """A case that was refused counts as failed: no implant."""
+    return Score(part, person, defect, site, method, 0.0, 0.0, np.inf, True, 0.0, 0.0, "", 0.0)
+
+
+def write_csv(path: Path, rows: Sequence[Any]) -> None:
+    """Dataclasses of one kind, a column for each field."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(asdict(rows[0])))
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def implant_table(scores: Sequence[Score]) -> str:
+    """Markdown: a row for each part, defect and method; means over the cases, failures counted in DSC and bDSC as 0."""
+    lines = [
+        "| persons | defect | method | cases | failed | implant DSC | bDSC | HD95 mm (not failed) | skull DSC "
+        "| implant ml | s a case |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (part, defect, method), group in _groups(scores, lambda row: (row.part, row.defect, row.method)):
+        distances = [score.hd95_mm for score in group if not score.failed]
+        lines.append(
+            f"| {part} | {defect} | {method} | {len(group)} | {sum(score.failed for score in group)} "
+            f"| {_mean(group, 'dsc', 3)} | {_mean(group, 'bdsc', 3)} | {_number(distances, 2)} "
+            f"| {_mean(group, 'skull_dsc', 3)} | {_mean(group, 'implant_ml', 1)} | {_mean(group, 'seconds', 1)} |"
+        )
+    return "\n".join(lines)
+
+
+def skull_table(scores: Sequence[SkullScore]) -> str:
+    """Markdown: the method paper's Table 1, a row for each part and method, a column for each task."""
+    lines = [f"| persons | method | cases | {' | '.join(TASKS)} |", "|---|---|---|" + "---|" * len(TASKS)]
+    for (part, method), group in _groups(scores, lambda row: (row.part, row.method)):
+        means = [_number([score.dsc for score in group if score.task == task], 3) for task in TASKS]
+        lines.append(f"| {part} | {method} | {len({score.person for score in group})} | {' | '.join(means)} |")
+    return "\n".join(lines)
+
+
+def _groups(
+    scores: Sequence[Any], key_of: Callable[[Any], tuple[str, ...]]
+) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
+    """Rows of each key, validation first, then defects in their order, methods as they came."""
+    keys = list(dict.fromkeys(key_of(score) for score in scores))
+    for key in sorted(keys, key=lambda key: (key[0] != "validation", DEFECTS.index(key[1]) if len(key) == 3 else 0)):
+        yield key, [score for score in scores if key_of(score) == key]
+
+
+def _mean(group: Sequence[Any], name: str, digits: int) -> str:
+    return _number([getattr(score, name) for score in group], digits)
+
+
+def _number(values: Sequence[float], digits: int) -> str:
+    known = [value for value in values if not np.isnan(value)]
+    return f"{np.mean(known):.{digits}f}" if known else "-"
