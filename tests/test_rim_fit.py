@@ -1,0 +1,94 @@
+"""The correction of a decoded vault that is too large, too thin or shifted, measured where there is bone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bundle.skull_implant.canonical_frame import CanonicalFrame
+from bundle.skull_implant.canonical_grid import CanonicalBox
+from bundle.skull_implant.metrics import dice
+from bundle.skull_implant.rim_fit import RimFit
+from tests.made_up_skulls import ball, egg_template, pose, shell
+
+EGG = egg_template()
+COARSE = CanonicalBox((36, 46, 32))
+FINE = CanonicalBox((72, 92, 64))
+HEAD = pose(scales=(1.0, 1.02, 0.98))
+HOLE = (40.0, 10.0, -25.0)
+
+
+def _share(frame: CanonicalFrame, box: CanonicalBox, wall_mm: float = 7.0, moved_mm: float = 0.0) -> np.ndarray:
+    """Share of a vault's wall in each voxel of a canonical box, from samples at half its voxel size."""
+    half = CanonicalBox(tuple(2 * size for size in box.spatial_size), box.size_mm, box.top_mm)  # type: ignore[arg-type]
+    points = half.coordinates().numpy() - np.array([moved_mm, 0.0, 0.0])[:, None, None, None]
+    wall = shell(points, frame, EGG, wall_mm=wall_mm).astype(np.float32)
+    x, y, z = box.spatial_size
+    return np.asarray(wall.reshape(x, 2, y, 2, z, 2).mean(axis=(1, 3, 5)))
+
+
+TRUTH = _share(HEAD, FINE) > 0.5
+
+
+@pytest.fixture(scope="module")
+def bone() -> tuple[np.ndarray, np.ndarray]:
+    """The patient's share of bone with a hole, and the hole, on the fine grid."""
+    hole = ball(FINE.coordinates().numpy(), HOLE, 32.0)
+    return np.where(hole, 0.0, _share(HEAD, FINE)).astype(np.float32), hole
+
+
+def _in_hole(probability: np.ndarray, hole: np.ndarray) -> float:
+    """DSC with the true vault inside the hole."""
+    return dice((probability > 0.5) & hole, TRUTH & hole)
+
+
+def _refined(decoded: np.ndarray, bone: np.ndarray, fit: RimFit | None = None) -> np.ndarray:
+    return (fit or RimFit())(decoded, bone, HEAD, COARSE, FINE, EGG)
+
+
+@pytest.mark.parametrize(
+    "decoded",
+    [
+        _share(pose(scales=(1.05, 1.06, 1.04)), COARSE),
+        _share(HEAD, COARSE, moved_mm=2.0),
+        _share(HEAD, COARSE, wall_mm=10.0),
+    ],
+    ids=["too large", "shifted", "too thick"],
+)
+def test_a_wrong_vault_is_corrected_inside_the_hole(decoded: np.ndarray, bone: tuple[np.ndarray, np.ndarray]) -> None:
+    share, hole = bone
+    before = _in_hole(_refined(decoded, share, RimFit(match_mm=-1.0)), hole)
+    after = _in_hole(_refined(decoded, share), hole)
+
+    assert after > before + 0.05
+    assert after > 0.88
+
+
+def test_a_right_vault_stays_where_it_is(bone: tuple[np.ndarray, np.ndarray]) -> None:
+    decoded = _share(HEAD, COARSE)
+
+    untouched, refined = _refined(decoded, bone[0], RimFit(match_mm=-1.0)), _refined(decoded, bone[0])
+
+    assert dice(untouched > 0.5, refined > 0.5) > 0.95
+    assert _in_hole(refined, bone[1]) >= _in_hole(untouched, bone[1]) - 0.01
+
+
+def test_without_bone_nothing_is_measured_and_nothing_moves() -> None:
+    decoded = _share(HEAD, COARSE)
+    nothing = np.zeros(FINE.spatial_size, np.float32)
+
+    np.testing.assert_allclose(_refined(decoded, nothing), _refined(decoded, nothing, RimFit(match_mm=-1.0)), atol=1e-5)
+
+
+def test_an_empty_decoding_stays_empty(bone: tuple[np.ndarray, np.ndarray]) -> None:
+    assert not _refined(np.zeros(COARSE.spatial_size, np.float32), bone[0]).any()
+
+
+def test_bone_that_lies_far_from_the_decoded_vault_is_no_measurement(bone: tuple[np.ndarray, np.ndarray]) -> None:
+    decoded = _share(HEAD, COARSE)
+    strap = _share(pose(scales=(1.13, 1.13, 1.11)), FINE, wall_mm=3.0)  # 6 mm or more outside the vault all around
+
+    untouched = _refined(decoded, bone[0], RimFit(match_mm=-1.0))
+    with_strap = _refined(decoded, np.maximum(bone[0], strap))
+
+    assert _in_hole(with_strap, bone[1]) >= _in_hole(untouched, bone[1]) - 0.02

@@ -1,0 +1,76 @@
+"""Tables of scores: means, failures, order of rows."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bundle.skull_implant.score_table import Score, SkullScore, implant_table, refused_score, skull_table, write_csv
+
+GOOD = Score("validation", "008", "official", "official", "VAE", 0.9, 0.8, 2.0, False, 0.95, 40.0, "cranial", 3.0)
+NONE = replace(GOOD, defect="none", site="none", dsc=np.nan, bdsc=np.nan, hd95_mm=np.nan, implant_ml=0.0)
+
+
+def _rows(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_a_failure_counts_as_zero_and_is_left_out_of_the_distance() -> None:
+    refused = refused_score("validation", "009", "official", "official", "VAE")
+
+    (row,) = _rows(implant_table([GOOD, refused]))
+
+    assert row[:5] == ["validation", "official", "VAE", "2", "1"]
+    assert row[5:8] == ["0.450", "0.400", "2.00"]
+
+
+def test_an_undamaged_skull_has_a_volume_and_no_implant_score() -> None:
+    false_alarm = replace(NONE, person="009", failed=True, implant_ml=3.0)
+
+    (row,) = _rows(implant_table([NONE, false_alarm]))
+
+    assert row[4] == "1"
+    assert row[5:8] == ["-", "-", "-"]
+    assert row[9] == "1.5"
+
+
+def test_validation_comes_first_and_defects_keep_their_order() -> None:
+    rows = [
+        replace(GOOD, part=part, defect=defect) for part in ("training", "validation") for defect in ("none", "varied")
+    ]
+
+    found = [row[:2] for row in _rows(implant_table(rows))]
+
+    assert found == [["validation", "varied"], ["validation", "none"], ["training", "varied"], ["training", "none"]]
+
+
+def test_the_papers_table_has_a_column_for_each_task() -> None:
+    scores = [
+        SkullScore("validation", "008", "VAE", "REC complete", 0.8),
+        SkullScore("validation", "009", "VAE", "REC complete", 0.6),
+        SkullScore("validation", "008", "VAE", "CMP facial", 0.5),
+    ]
+
+    table = skull_table(scores)
+
+    assert table.splitlines()[0].split("|")[4:9] == [
+        " REC cranial ",
+        " REC facial ",
+        " REC complete ",
+        " CMP cranial ",
+        " CMP facial ",
+    ]
+    assert _rows(table) == [["validation", "VAE", "2", "-", "-", "0.700", "-", "0.500"]]
+
+
+def test_the_csv_file_gives_every_row_back(tmp_path: Path) -> None:
+    write_csv(tmp_path / "scores.csv", [GOOD, NONE])
+
+    with (tmp_path / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+
+    assert [row["defect"] for row in rows] == ["official", "none"]
+    assert float(rows[0]["dsc"]) == GOOD.dsc
