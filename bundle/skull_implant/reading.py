@@ -84,15 +84,15 @@ def read_case(
         rules = SliceRules(maximum_voxels=maximum_voxels)
         volume, info = read_dicom_folder(path, series_number=series_number, rules=rules)
         files = tuple(info.pop("reference_files"))
-        limits.check(volume.grid, name)
+        limits.check(volume.grid, name, name)
     else:
         header = read_header(path)
         name = case_name(path)
-        limits.check(header.grid, path.name)
+        limits.check(header.grid, path.name, name)
         volume, info = read_voxels(header), {"format": header.format}
     is_mask = _is_mask(volume.voxels, path.name)
     if not is_mask:
-        _check_hu(volume.voxels, path.name, air_hu, minimum_air_share)
+        _check_hu(volume.voxels, path.name, name, air_hu, minimum_air_share)
     volume = Volume(_smallest_type(volume.voxels, is_mask), volume.grid)
     return Case(name, volume, is_mask, {"name": path.name, **info, "sha256": content_hash(volume)}, files)
 
@@ -121,8 +121,8 @@ class _GridLimits:
     maximum_spacing_mm: float
     voxels: int
 
-    def check(self, grid: Grid, name: str) -> None:
-        """Raise InputError if no head scan has this grid."""
+    def check(self, grid: Grid, name: str, case: str) -> None:
+        """Raise InputError or CaseRefused if no head scan has this grid."""
         size = _times(grid.size)
         extent = np.multiply(grid.size, grid.spacing)
         if np.prod(grid.size, dtype=object) > self.voxels:
@@ -136,10 +136,10 @@ class _GridLimits:
             raise InputError(f"{name}: {rule}, {found} arrived; resample it to perpendicular axes or export again")
         if min(grid.size) < self.slices:
             rule = f"must have at least {self.slices} voxels along each axis"
-            raise CaseRefused(name, [f"{rule}, {size} arrived; give the whole head"])
+            raise CaseRefused(case, [f"{rule}, {size} arrived; give the whole head"])
         if extent.min() < self.extent_mm:
             rule = f"must reach over at least {self.extent_mm:g} mm along each axis"
-            raise CaseRefused(name, [f"{rule}, {_times(extent)} mm arrived; give the whole head"])
+            raise CaseRefused(case, [f"{rule}, {_times(extent)} mm arrived; give the whole head"])
 
 
 def _is_orthonormal(direction: tuple[float, ...], tolerance: float = 1e-3) -> bool:
@@ -196,14 +196,14 @@ def _is_mask(voxels: np.ndarray, name: str) -> bool:
     raise InputError(f"{name}: a mask must hold 0 and 1, {listed} arrived; save the skull alone as 1 and the rest as 0")
 
 
-def _check_hu(voxels: np.ndarray, name: str, air_hu: float, minimum_air_share: float) -> None:
+def _check_hu(voxels: np.ndarray, name: str, case: str, air_hu: float, minimum_air_share: float) -> None:
     low, high = float(voxels.min()), float(voxels.max())
     arrived = f"{low:g} to {high:g} arrived"
     if low < -32768 or high > 65535:
         raise InputError(f"{name}: HU must be -32768 to 65535, {arrived}; export the CT in Hounsfield units")
     if np.count_nonzero(voxels < air_hu) < minimum_air_share * voxels.size:
         rule = f"a CT in HU must show air (below {air_hu:g} HU)"
-        raise CaseRefused(name, [f"{rule}, {arrived}; give a CT and no MR, and subtract 1024 if its air is at 0"])
+        raise CaseRefused(case, [f"{rule}, {arrived}; give a CT and no MR, and subtract 1024 if its air is at 0"])
 
 
 def _smallest_type(voxels: np.ndarray, is_mask: bool) -> np.ndarray:
