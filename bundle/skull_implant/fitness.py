@@ -123,7 +123,7 @@ def _touches(case: Case, skull: Volume, rules: FitnessRules) -> dict[str, float]
         ends = (("the first", 0), ("the last", -1)) if axis != up else (("the top", -1 if grows else 0),)
         for which, end in ends:
             name = "the top slice" if axis == up else f"{which} {('column', 'row', 'slice')[axis]}"
-            touches[name] = float(np.take(bone, end, axis=axis).sum() * face)
+            touches[name] = float(bone[(slice(None),) * axis + (end,)].sum() * face)
     padding = None if case.is_mask else round_field_of_view(case.volume.voxels)
     if padding is not None:
         touches["the edge of the round field of view"] = _next_to(bone, padding, spacing)
