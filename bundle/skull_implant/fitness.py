@@ -25,7 +25,8 @@ class FitnessRules:
         review_cut_cm2: area of bone at one border from which a second look is asked for. Of the same skulls, five
             touch the top slice, with 0.1 to 2.1 cm2, and one a side, with 1.5 cm2.
         refused_cut_cm2: area of bone at one border from which the vault is cut off: about 2.3 mm of a sphere of 7 cm.
-        metal_hu: metal is at least this; bone stays below 2300 HU, and enamel lies below the vault.
+        metal_hu: metal is at least this; our choice: 12-bit scales end at 3071, where metal ends up, and enamel, which
+            is as bright, lies below the vault.
         review_metal_ml: of metal in the vault, from which a second look is asked for; a few screws have it, single
             bright voxels do not.
     """
