@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+HOSTILE = pytest.StashKey[int]()
+
+
+@pytest.fixture
+def count_hostile(pytestconfig: pytest.Config) -> Callable[[], None]:
+    """To be called for each hostile input that was survived; their number is printed at the end."""
+
+    def count() -> None:
+        pytestconfig.stash[HOSTILE] = pytestconfig.stash.get(HOSTILE, 0) + 1
+
+    return count
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print how many hostile inputs were survived, if any were tried."""
+    if number := config.stash.get(HOSTILE, 0):
+        terminalreporter.write_line(f"hostile inputs survived: {number}")
 
 
 @pytest.fixture(scope="session")

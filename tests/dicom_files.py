@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 
 def rotation(degrees_about_x: float, degrees_about_z: float = 0.0) -> np.ndarray:
@@ -71,3 +71,80 @@ def write_series(
         dataset.save_as(path, enforce_file_format=True)
         files.append(path)
     return files
+
+
+def tilted(degrees: float, spacing: float = 1.25) -> Callable[[Dataset, int], None]:
+    """An edit that leans the stack of slices along +y, as a tilted gantry does."""
+
+    def edit(dataset: Dataset, k: int) -> None:
+        shift = spacing * k * np.tan(np.radians(degrees))
+        dataset.ImagePositionPatient = [f"{value:.6f}" for value in (-11.0, 23.0 + shift, -37.0 + spacing * k)]
+
+    return edit
+
+
+def write_enhanced(
+    path: Path,
+    voxels: np.ndarray,
+    *,
+    direction: np.ndarray | None = None,
+    spacing: tuple[float, float, float] = (0.5, 0.7, 1.25),
+    origin: tuple[float, float, float] = (-11.0, 23.0, -37.0),
+    rescale: Callable[[int], tuple[float, float]] | None = None,
+    edit: Callable[[Dataset], None] = lambda dataset: None,
+) -> Path:
+    """Write HU `(X, Y, Z)` as one enhanced multi-frame file, its frames shuffled.
+
+    Orientation and spacing are shared; so are slope 1 and intercept -1024, unless `rescale` gives each slice its own.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    direction = np.eye(3) if direction is None else direction
+    shuffled = np.random.default_rng(5).permutation(voxels.shape[2])
+    dataset, shared = Dataset(), Dataset()
+    dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.SeriesInstanceUID = (
+        EnhancedCTImageStorage,
+        generate_uid(),
+        generate_uid(),
+    )
+    dataset.PatientName, dataset.PatientID, dataset.Modality, dataset.SeriesNumber = "Secret^Name", "secret-id", "CT", 4
+    dataset.ImageType, dataset.InstanceNumber = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], 1
+    shared.PlaneOrientationSequence = [_item(ImageOrientationPatient=direction[:, :2].T.ravel().round(9).tolist())]
+    shared.PixelMeasuresSequence = [_item(PixelSpacing=[spacing[1], spacing[0]], SliceThickness=spacing[2])]
+    if rescale is None:
+        shared.PixelValueTransformationSequence = [_item(RescaleIntercept=-1024, RescaleSlope=1, RescaleType="HU")]
+    dataset.SharedFunctionalGroupsSequence = [shared]
+    groups, stored = [], []
+    for k in shuffled:
+        group, (slope, intercept) = Dataset(), (rescale or (lambda _: (1.0, -1024.0)))(int(k))
+        position = np.asarray(origin) + k * spacing[2] * direction[:, 2]
+        group.PlanePositionSequence = [_item(ImagePositionPatient=position.round(9).tolist())]
+        group.FrameContentSequence = [_item(FrameAcquisitionNumber=1)]
+        if rescale is not None:
+            item = _item(RescaleIntercept=intercept, RescaleSlope=slope, RescaleType="HU")
+            group.PixelValueTransformationSequence = [item]
+        groups.append(group)
+        stored.append(np.round((voxels[:, :, k].astype(np.float64) - intercept) / slope).T.astype("<u2"))
+    dataset.PerFrameFunctionalGroupsSequence, dataset.NumberOfFrames = groups, len(groups)
+    dataset.Rows, dataset.Columns = voxels.shape[1], voxels.shape[0]
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 0
+    dataset.PixelData = np.stack(stored).tobytes()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    edit(dataset)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _item(**tags: object) -> Dataset:
+    item = Dataset()
+    for tag, value in tags.items():
+        setattr(item, tag, value)
+    return item
+
+
+def without_preamble(path: Path, keep_meta: bool) -> None:
+    """Take the preamble of a file away, and its file meta information too unless that is to be kept."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[140:144], "little")  # of the group, given by its first element
+    path.write_bytes(data[132:] if keep_meta else data[144 + length :])

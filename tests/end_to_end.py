@@ -62,8 +62,8 @@ def untrained_model(path: Path, spatial_size: tuple[int, int, int] = (32, 32, 32
 
 def chest_ct() -> Volume:
     """HU of an elliptic trunk with two lungs, a spine, a breastbone and ribs that slope down to the front."""
-    size, spacing = (100, 75, 90), (4.0, 4.0, 4.0)
-    x, y, z = np.meshgrid(*(4.0 * (np.arange(count) - (count - 1) / 2) for count in size), indexing="ij")
+    size, spacing = (133, 100, 120), (3.0, 3.0, 3.0)
+    x, y, z = np.meshgrid(*(3.0 * (np.arange(count) - (count - 1) / 2) for count in size), indexing="ij")
     hu = np.where(np.hypot(x / 160.0, y / 105.0) < 1.0, 40.0, -1000.0)
     hu[(np.hypot((np.abs(x) - 75) / 55.0, y / 75.0) < 1.0) & (np.abs(z) < 130)] = -850.0
     ribs = (np.abs(np.hypot(x / 145.0, y / 90.0) - 1.0) < 0.05) & ((z - 0.5 * y) % 30.0 < 9.0)

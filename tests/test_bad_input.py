@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from bundle.skull_implant.volume import write_volume
+from bundle.skull_implant.volume import Grid, Volume, write_volume
 from tests.dicom_files import write_series
 from tests.end_to_end import Outcome, box_of_noise, chest_ct, run_module, small_head, untrained_model, write_voxels
 
@@ -159,8 +159,6 @@ def one_slice(folder: Path) -> Path:
         (not_a_number, "must be finite numbers"),
         (infinite, "must be finite numbers"),
         (infinite_big_endian, "must be finite numbers"),
-        (magnetic_resonance, "MR"),
-        (without_air, "must show air"),
         (one_slice, "give the folder that holds the series"),
     ],
 )
@@ -180,6 +178,36 @@ def too_little_bone(folder: Path) -> Path:
     voxels[4:56, 4:56, 4:56] = 40.0
     voxels[28:32, 28:32, 28:32] = 900.0
     return write_voxels(folder / "soft.nii.gz", voxels.astype(np.int16))
+
+
+def missing_slice(folder: Path) -> Path:
+    write_series(folder / "gap", hu().astype(np.int16), spacing=(2.0, 2.0, 2.0))[20].unlink()
+    return folder / "gap"
+
+
+def thick_slices(folder: Path) -> Path:
+    return write_voxels(folder / "thick.nii.gz", hu().astype(np.int16), (2.0, 2.0, 3.5))
+
+
+def few_slices(folder: Path) -> Path:
+    return write_voxels(folder / "few.nrrd", hu()[:, :, :35].astype(np.int16))
+
+
+def two_slices(folder: Path) -> Path:
+    write_series(folder / "two", hu()[:, :, 18:20].astype(np.int16), spacing=(2.0, 2.0, 2.0))
+    return folder / "two"
+
+
+def cropped_vault(folder: Path) -> Path:
+    head = small_head(0).hu
+    write_volume(folder / "cropped.nii.gz", crop_volume(head, 72))
+    return folder / "cropped.nii.gz"
+
+
+def crop_volume(volume: Volume, slices: int) -> Volume:
+    grid = volume.grid
+    size = (grid.size[0], grid.size[1], slices)
+    return Volume(volume.voxels[:, :, :slices], Grid(size, grid.spacing, grid.origin, grid.direction))
 
 
 def chest(folder: Path) -> Path:
@@ -202,6 +230,13 @@ def skull_base_only(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
+        (magnetic_resonance, "must hold a CT series, MR (40 files) arrived"),
+        (without_air, "must show air"),
+        (missing_slice, "slices must be evenly spaced, 2 mm, then 4 mm after slice 20"),
+        (thick_slices, "slices must be at most 3 mm apart, 3.5 mm arrived"),
+        (few_slices, "at least 80 mm from foot to head, 70 mm in 35 slices arrived"),
+        (two_slices, "at least 20 voxels along each axis"),
+        (cropped_vault, "cm2 at the top slice arrived"),
         (too_little_bone, "no skull found"),
         (chest, "vault"),
         (noise, "a vault must be hollow"),

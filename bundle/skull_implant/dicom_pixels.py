@@ -1,101 +1,166 @@
-"""Hounsfield units of one DICOM file."""
+"""Hounsfield units of the frames of one DICOM file."""
 
 from __future__ import annotations
 
+import itertools
 import struct
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.uid import RLELossless
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID, CTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless, generate_uid
 
-from bundle.skull_implant.dicom_tags import tag_numbers
+from bundle.skull_implant.dicom_frames import Frame
 from bundle.skull_implant.errors import InputError
 
+_TAGS = (
+    "NumberOfFrames Rows Columns SamplesPerPixel PhotometricInterpretation PlanarConfiguration BitsAllocated "
+    "BitsStored HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit PixelData"
+)
 
-def slice_hounsfield(
-    path: Path, shape: tuple[int, int], label: str, *, air_hu: float = -1024.0
-) -> tuple[np.ndarray, bool]:
-    """Pixels of one file in HU.
+
+def hounsfield_of_file(
+    path: Path, frames: Sequence[Frame], label: str, *, air_hu: float = -1024.0
+) -> Iterator[tuple[Frame, np.ndarray]]:
+    """Pixels of some frames of one file in HU, one after the other.
 
     Args:
-        path: a DICOM file with one frame.
-        shape: rows and columns that it must have.
+        path: a DICOM file.
+        frames: which of its frames.
         label: what messages call the series.
-        air_hu: value for what the scanner marked as padding, outside its round field of view.
+        air_hu: value for what the scanner marked as padding, outside its round field of view, and for everything below,
+            because nothing is thinner than air: scanners write -2000 there without saying so in a tag.
 
-    Returns:
-        float32 `(rows, columns)`, and whether slope and intercept, and so all HU, are whole numbers.
+    Yields:
+        A frame, and float32 `(rows, columns)`.
 
     Raises:
-        InputError: no rescale slope or intercept, or pixels that cannot be decoded or have another shape.
+        InputError: pixels that cannot be decoded or have another shape.
     """
-    tags = (
-        "Rows Columns SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored HighBit PixelRepresentation "
-        "PixelPaddingValue PixelPaddingRangeLimit RescaleSlope RescaleIntercept PixelData"
-    )
-    where = f"{label}, file {path.name}"
     try:
-        dataset = pydicom.dcmread(path, specific_tags=tags.split())
-        slope, intercept = (
-            float(tag_numbers(dataset, tag, 1, path, label)[0]) for tag in ("RescaleSlope", "RescaleIntercept")
-        )
-        syntax = dataset.file_meta.TransferSyntaxUID
-        if syntax.is_compressed and syntax != RLELossless:
-            _check_frame(_frame(dataset.PixelData), shape)
-            hounsfield = _decoded_by_gdcm(path)
-        else:
-            hounsfield = dataset.pixel_array.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-        padding = [stored * slope + intercept for stored in _stored_padding(dataset)]
+        dataset = pydicom.dcmread(path, specific_tags=_TAGS.split(), force=True)
+        padding = _stored_padding(dataset)
+        for frame, stored in zip(frames, _stored(dataset, frames), strict=True):
+            if stored.shape != frame.shape:
+                raise ValueError(f"pixels must be {frame.shape}, {stored.shape} arrived")
+            hounsfield = _without_spare_bits(stored, dataset) * np.float32(frame.slope) + np.float32(frame.intercept)
+            if padding:
+                raw = stored.astype(np.int32, copy=False)
+                low, high = min(padding), max(padding)
+                hounsfield[(raw >= low) & (raw <= high)] = air_hu
+            yield frame, np.maximum(hounsfield, np.float32(air_hu), out=hounsfield)
     except InputError:
         raise
     except Exception as error:  # pydicom and GDCM raise whatever damaged pixels lead them to
         reason = (str(error).splitlines() or [type(error).__name__])[-1][:160]
         advice = "copy it again, or export the series uncompressed (gdcmconv --raw)"
-        raise InputError(f"{where}: its pixels cannot be decoded ({reason}); {advice}") from error
-    if hounsfield.shape != shape:
-        raise InputError(f"{where}: pixels must be {shape}, {hounsfield.shape} arrived; export the series again")
-    if padding:
-        hounsfield[(hounsfield >= min(padding) - 0.01) & (hounsfield <= max(padding) + 0.01)] = air_hu
-    return hounsfield, slope.is_integer() and intercept.is_integer()
+        raise InputError(f"{label}, file {path.name}: its pixels cannot be decoded ({reason}); {advice}") from error
 
 
-def _frame(data: bytes) -> bytes:
-    """The compressed frame of encapsulated pixel data; ValueError if its parts do not fit: GDCM would take minutes."""
-    parts, position = [], 0
+def _stored(dataset: pydicom.Dataset, frames: Sequence[Frame]) -> Iterator[np.ndarray]:
+    """Stored values of frames, `(rows, columns)`."""
+    syntax = _transfer_syntax(dataset)
+    if not syntax.is_compressed or syntax == RLELossless:
+        indices = [frame.index for frame in frames]
+        # Spare bits are kept here, because a padding value may use them.
+        decoded = get_decoder(syntax).iter_array(dataset, indices=indices, raw=True, correct_unused_bits=False)
+        yield from (array for array, _ in decoded)
+        return
+    _check_fragments(dataset.PixelData)
+    total = int(dataset.get("NumberOfFrames") or 1)
+    wanted, packed = iter(frames), generate_frames(dataset.PixelData, number_of_frames=total)
+    position = 0
+    for frame in wanted:
+        data = next(itertools.islice(packed, frame.index - position, None))
+        position = frame.index + 1
+        _check_frame(data, frame.shape)
+        yield _decoded_by_gdcm(data, dataset, frame.shape, syntax)
+
+
+def _transfer_syntax(dataset: pydicom.Dataset) -> UID:
+    """The tag's, or of a file that came without its preamble, what pydicom found its header to be."""
+    named = dataset.file_meta.get("TransferSyntaxUID")
+    if named is not None:
+        return UID(str(named))
+    _, little_endian = dataset.original_encoding
+    return ExplicitVRLittleEndian if little_endian else ExplicitVRBigEndian
+
+
+def _check_fragments(data: bytes) -> None:
+    """ValueError if the parts of encapsulated pixel data do not fit: a decoder would take minutes."""
+    position = 0
     while position < len(data) and data[position : position + 4] != b"\xfe\xff\xdd\xe0":  # end of sequence
         tag, length = struct.unpack_from("<4sI", data, position)
         if tag != b"\xfe\xff\x00\xe0" or length > len(data) - position - 8:
             raise ValueError("the parts of the compressed frame do not fit together")
-        parts.append(data[position + 8 : position + 8 + length])
         position += 8 + length
-    return b"".join(parts[1:])  # the first is the table of offsets
 
 
 def _check_frame(frame: bytes, shape: tuple[int, int]) -> None:
-    """ValueError for a JPEG or JPEG-LS frame of another depth or size than the tags say, over which GDCM may crash."""
+    """ValueError for a frame of another depth or size than the tags say, over which a decoder may crash."""
+    start = frame.find(b"\xff\x4f\xff\x51") if frame[:2] != b"\xff\xd8" else -1
+    if start >= 0:  # JPEG 2000, as a stream or as a file
+        width, height, left, top = struct.unpack_from(">4I", frame, start + 8)
+        components, depth = struct.unpack_from(">HB", frame, start + 40)
+        _check_size(height - top, width - left, components, (depth & 0x7F) + 1, shape)
+        return
     position = 2
     while frame[:2] == b"\xff\xd8" and position < len(frame):
         marker, length = struct.unpack_from(">HH", frame, position)
         if marker == 0xFFF7 or (0xFFC0 <= marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC)):
             depth, rows, columns, components = struct.unpack_from(">BHHB", frame, position + 4)
-            if not 2 <= depth <= 16 or (rows, columns) != shape or components != 1:
-                raise ValueError(f"the compressed frame is {rows} x {columns} x {components} of {depth} bits")
+            _check_size(rows, columns, components, depth, shape)
             return
         if not 0xFFC0 <= marker <= 0xFFFE or length < 2:
             break
         position += 2 + length
-    if frame[:4] != b"\xff\x4f\xff\x51" and frame[4:8] != b"jP  ":  # JPEG 2000, as a stream or as a file
-        raise ValueError("the compressed frame has no header")
+    raise ValueError("the compressed frame has no header")
 
 
-def _decoded_by_gdcm(path: Path) -> np.ndarray:
-    """HU of a compressed file by the decoders within SimpleITK; pydicom alone has none for JPEG."""
+def _check_size(rows: int, columns: int, components: int, depth: int, shape: tuple[int, int]) -> None:
+    if not 2 <= depth <= 16 or (rows, columns) != shape or components != 1:
+        raise ValueError(f"the compressed frame is {rows} x {columns} x {components} of {depth} bits")
+
+
+def _decoded_by_gdcm(frame: bytes, dataset: pydicom.Dataset, shape: tuple[int, int], syntax: UID) -> np.ndarray:
+    """Stored values of one compressed frame by the decoders within SimpleITK, which read files alone; pydicom has none.
+
+    The frame is handed over in a file of its own that has no more tags than decoding takes, so that nothing else that
+    a file may hold reaches the decoder.
+    """
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+    meta.TransferSyntaxUID = syntax
+    image = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    image.SOPClassUID, image.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+    image.Rows, image.Columns = shape
+    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+    for tag in ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"):
+        setattr(image, tag, int(dataset[tag].value))
+    image.PixelData = encapsulate([frame if len(frame) % 2 == 0 else frame + b"\0"])
     sitk.ProcessObject.GlobalWarningDisplayOff()
-    str(path).encode()  # SimpleITK ends the process at a path that is not UTF-8; this raises
-    array = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
-    return array.reshape(array.shape[-2:]).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "frame.dcm")
+        image.save_as(path, enforce_file_format=True)
+        array = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
+    return array.reshape(array.shape[-2:])
+
+
+def _without_spare_bits(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
+    """Stored values of the bits that count; old scanners put overlays or nothing of sense in the others."""
+    bits, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+    if bits >= allocated or int(dataset.HighBit) != bits - 1:
+        return stored
+    low = -(1 << (bits - 1)) if int(dataset.PixelRepresentation) == 1 else 0
+    if stored.min() >= low and stored.max() < low + (1 << bits):
+        return stored
+    return (stored.astype(np.int32) - low) % (1 << bits) + low
 
 
 def _stored_padding(dataset: pydicom.Dataset) -> list[int]:

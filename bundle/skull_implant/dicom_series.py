@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import struct
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,49 +19,58 @@ from typing import Any
 import pydicom
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
-from bundle.skull_implant.dicom_slices import stack_slices
+from bundle.skull_implant.dicom_slices import SliceRules, stack_slices
 from bundle.skull_implant.dicom_tags import tag_integer
-from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.errors import CaseRefused, InputError
 from bundle.skull_implant.volume import Volume
 
 logger = logging.getLogger(__name__)
 
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+_TAGS = (
+    "SOPClassUID SeriesInstanceUID SeriesNumber Modality ImageType AcquisitionNumber TemporalPositionIndex "
+    "InstanceNumber NumberOfFrames Rows Columns PixelSpacing ImageOrientationPatient ImagePositionPatient "
+    "SamplesPerPixel RescaleSlope RescaleIntercept SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
+)
+
 
 def read_dicom_folder(
-    folder: Path,
-    *,
-    series_number: int | None = None,
-    maximum_voxels: int = 1_000_000_000,
-    maximum_tilt_degrees: float = 0.25,
-    maximum_files: int = 20_000,
+    folder: Path, *, series_number: int | None = None, rules: SliceRules | None = None, maximum_files: int = 20_000
 ) -> tuple[Volume, dict[str, Any]]:
     """Read the largest CT series at or below a folder.
 
-    Localizers, other modalities, secondary captures and files that are not DICOM are passed over. Nothing that
-    identifies the patient is read.
+    Files are told by what is in them, so names, extensions and a DICOMDIR do not matter, and neither does a missing
+    preamble. Localizers, other modalities, reports, secondary captures and files that are not DICOM are passed over.
+    Nothing that identifies the patient is read.
 
     Args:
         folder: searched with its subfolders; links to folders are not followed.
         series_number: take the series with this number; None takes the CT series with the most slices.
-        maximum_voxels: more are refused before any pixel is read.
-        maximum_tilt_degrees: largest angle between the slices' normal and the way from the first slice to the last; a
-            quarter of a degree shears a head of 200 mm by 0.9 mm.
+        rules: which slices make a volume.
         maximum_files: more than these are not one patient's scan, and the search stops.
 
     Returns:
         Volume in HU, voxels `(X, Y, Z)`: X along the rows, Y along the columns, Z along the slices' normal; `int16`, or
         `float32` where HU are fractions or too large. And `format`, `modality`, `series_number`, `slice_count` and
-        `reference_files`, the file of each slice from k = 0 up.
+        `reference_files`, the file of each slice from k = 0 up; for a tilted gantry also `gantry_tilt_degrees` and
+        `grid`, and no reference files, because the volume's voxels are no longer those of the files.
 
     Raises:
-        InputError: no CT series, or one whose slices do not form a volume.
+        InputError: no CT series, or one that cannot be read.
+        CaseRefused: DICOM without a CT series, or slices that do not form a volume.
     """
     series = _chosen(find_ct_series(folder, maximum_files=maximum_files), folder, series_number)
-    volume, files = stack_slices(
-        series.headers, series.label, maximum_voxels=maximum_voxels, maximum_tilt_degrees=maximum_tilt_degrees
-    )
-    info = {"format": "DICOM", "modality": "CT", "series_number": series.number, "slice_count": len(files)}
-    return volume, {**info, "reference_files": files}
+    stack = stack_slices(series.headers, series.label, rules)
+    info: dict[str, Any] = {
+        "format": "DICOM",
+        "modality": "CT",
+        "series_number": series.number,
+        "slice_count": len(stack.files),
+    }
+    if stack.tilt_degrees:
+        about = "upright, resampled from the slices of a tilted gantry"
+        info |= {"gantry_tilt_degrees": round(stack.tilt_degrees, 2), "grid": about}
+    return stack.volume, {**info, "reference_files": [] if stack.tilt_degrees else stack.files}
 
 
 @dataclass(frozen=True)
@@ -70,12 +80,17 @@ class CTSeries:
     Args:
         folder: name of the folder that was searched.
         number: DICOM Series Number, None if it has none.
-        headers: path and header of each file.
+        headers: path and header of each file, which an enhanced file fills with many slices.
     """
 
     folder: str
     number: int | None
     headers: Sequence[tuple[Path, pydicom.Dataset]]
+
+    @property
+    def slice_count(self) -> int:
+        """Slices in all files."""
+        return sum(len(dataset.get("PerFrameFunctionalGroupsSequence") or [0]) for _, dataset in self.headers)
 
     @property
     def label(self) -> str:
@@ -87,7 +102,8 @@ def find_ct_series(folder: Path, *, maximum_files: int = 20_000) -> list[CTSerie
     """The CT series at or below a folder, the one with the most slices first, then by series number.
 
     Raises:
-        InputError: there is none (the message says what is there), too many files, or one that cannot be read.
+        InputError: no DICOM at all, too many files, or one that cannot be read.
+        CaseRefused: DICOM, but no CT series; the message says what is there.
     """
     groups: dict[str, list[tuple[Path, pydicom.Dataset]]] = defaultdict(list)
     others: Counter[str] = Counter()
@@ -101,9 +117,12 @@ def find_ct_series(folder: Path, *, maximum_files: int = 20_000) -> list[CTSerie
                 others[kind] += 1
     if not groups:
         found = ", ".join(f"{kind} ({count} files)" for kind, count in others.most_common(5)) or "an empty folder"
-        raise InputError(f"{folder.name}: must hold a CT series, {found} arrived; {_advice(others)}")
+        reason = f"must hold a CT series, {found} arrived; give the folder of the axial CT"
+        if set(others) <= {"not DICOM", "damaged DICOM"}:
+            raise InputError(f"{folder.name}: {reason}; other formats are given as a file")
+        raise CaseRefused(folder.name, [reason])
     series = [CTSeries(folder.name, tag_integer(files[0][1], "SeriesNumber"), files) for files in groups.values()]
-    return sorted(series, key=lambda one: (-len(one.headers), one.number is None, one.number or 0))
+    return sorted(series, key=lambda one: (-one.slice_count, one.number is None, one.number or 0))
 
 
 def _files(folder: Path, maximum: int) -> Iterator[Path]:
@@ -123,54 +142,65 @@ def _files(folder: Path, maximum: int) -> Iterator[Path]:
             yield path
 
 
-def _identified(path: Path) -> tuple[str, str, pydicom.Dataset | None]:
+def _identified(path: Path, largest_deflated: int = 1 << 22) -> tuple[str, str, pydicom.Dataset | None]:
     """What a file is, its series, and of DICOM the tags that matter here, none of them about the patient."""
-    tags = (
-        "SOPClassUID SeriesInstanceUID SeriesNumber Modality ImageType AcquisitionNumber InstanceNumber Rows Columns "
-        "PixelSpacing ImageOrientationPatient ImagePositionPatient SamplesPerPixel"
-    )
     try:
         with path.open("rb") as file:
-            if file.read(132)[128:] != b"DICM":
+            head = file.read(400)
+            if not looks_like_dicom(head):
                 return "not DICOM", "", None
+            if DEFLATED in head and file.seek(0, os.SEEK_END) > largest_deflated:  # unpacks to a thousand times as much
+                raise ValueError("deflated")
             file.seek(0)
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags.split())
+            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS.split(), force=True)
         # Values are decoded here, when they are asked for, so damaged ones raise here.
         kind, series_uid = _kind(dataset), str(dataset.get("SeriesInstanceUID"))
-        is_ct = dataset.file_meta.get("MediaStorageSOPClassUID") == CTImageStorage
+        storage = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
+        if "PerFrameFunctionalGroupsSequence" in dataset:
+            len(dataset.PerFrameFunctionalGroupsSequence)
     except OSError as error:
         raise InputError(f"{path.name}: cannot be read ({error.strerror}); check its permissions") from error
     except Exception as error:  # pydicom raises whatever a damaged file leads it to
         logger.warning("%s: passed over, a damaged DICOM file (%s)", path.name, type(error).__name__)
         return "damaged DICOM", "", None
-    if is_ct and "Columns" not in dataset:  # passing over slices that were cut off could lose the top of the head
+    # Passing over slices that were cut off could lose the top of the head.
+    if storage == CTImageStorage and "Columns" not in dataset:
         raise InputError(f"{path.name}: this CT slice is cut off in its header; copy it again, or take it out")
+    if kind == "CT" and storage != CTImageStorage and "PerFrameFunctionalGroupsSequence" not in dataset:
+        raise InputError(f"{path.name}: this enhanced CT is cut off in its header; copy it again, or take it out")
     return kind, series_uid, dataset
+
+
+def looks_like_dicom(head: bytes) -> bool:
+    """Whether a file's first bytes are a DICOM preamble or, as in some exports, the first element of a data set.
+
+    That element is of the file's or of the identifying group, and has a value representation or a short even length.
+    """
+    if head[128:132] == b"DICM":
+        return True
+    for order in ("<", ">") if len(head) >= 16 else ():
+        group, element = struct.unpack_from(f"{order}HH", head)
+        if group in (0x0002, 0x0008) and element <= 0x0018:
+            length = struct.unpack_from(f"{order}I", head, 4)[0]
+            return re.match(rb"UL|UI|CS|OB|DA|SH|LO", head[4:6]) is not None or (length <= 64 and length % 2 == 0)
+    return False
 
 
 def _kind(dataset: pydicom.Dataset) -> str:
     """`CT` for a slice to stack; else words for what the file is."""
     modality, storage = str(dataset.get("Modality", "")), dataset.get("SOPClassUID")
-    if storage in (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage):
-        return "enhanced CT"
     if modality != "CT":
         return modality if re.fullmatch("[A-Z]{2,16}", modality) else "other DICOM"
-    if storage != CTImageStorage:
+    if storage not in (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage):
         return "CT report or picture"
     return "CT localizer" if "LOCALIZER" in str(dataset.get("ImageType", "")) else "CT"
-
-
-def _advice(others: Counter[str]) -> str:
-    if others["enhanced CT"]:
-        return "convert it to classic CT, one file per slice"
-    return "give the folder of the axial CT; other formats are given as a file"
 
 
 def _chosen(series: list[CTSeries], folder: Path, number: int | None) -> CTSeries:
     candidates = [one for one in series if number is None or one.number == number]
     if not candidates:
-        found = ", ".join(f"{one.number} ({len(one.headers)} slices)" for one in series)
+        found = ", ".join(f"{one.number} ({one.slice_count} slices)" for one in series)
         raise InputError(f"{folder.name}: no CT series has the number {number}, {found} arrived; choose one of these")
     chosen = candidates[0]
-    logger.info("%s (%d slices) of %d CT series", chosen.label, len(chosen.headers), len(series))
+    logger.info("%s (%d slices) of %d CT series", chosen.label, chosen.slice_count, len(series))
     return chosen

@@ -6,7 +6,10 @@ import gzip
 import logging
 import os
 import re
+import sys
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -80,7 +83,8 @@ def read_header(path: Path) -> ImageHeader:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
+        with _stderr_silenced():
+            reader.ReadImageInformation()
     except RuntimeError as error:
         raise InputError(f"{path.name}: not readable as {kind} ({_reason(error, path)}); export it again") from error
     _check_is_one_volume(path, reader)
@@ -109,7 +113,8 @@ def read_voxels(header: ImageHeader) -> Volume:
     if header.float_type:
         _check_finite(header)
     try:
-        image = sitk.ReadImage(str(header.path))
+        with _stderr_silenced():
+            image = sitk.ReadImage(str(header.path))
     except RuntimeError as error:
         raise InputError(f"{header.path.name}: unreadable ({_reason(error, header.path)}); export it again") from error
     array = sitk.GetArrayFromImage(image)
@@ -226,16 +231,20 @@ def _text_header(path: Path, kind: str, limit: int = 1 << 22) -> tuple[str, int]
 
 
 def _check_text_header(text: str, path: Path, kind: str, longest_line: int = 500) -> None:
-    """Refuse what makes ITK's parsers write past their arrays, which ends the process, or print lines of their own."""
+    """Refuse what makes ITK's parsers write past their arrays, which ends the process."""
     first, *lines = text.rstrip("\n").split("\n")
     if kind == "NRRD":  # 1000 characters end it; comments and key:=value may be as long as they like
         fields = [first, *(line for line in lines if not re.match("#|[^:]*:=", line))]
         if not first.startswith("NRRD") or max(map(len, fields)) > longest_line:
             raise InputError(f"{path.name}: not an NRRD header, or damaged; export the volume again")
+        encodings = {line.partition(":")[2].strip().lower() for line in fields if line.lower().startswith("encoding")}
+        if not encodings <= {"raw", "gzip", "gz", "bzip2", "bz2"}:  # as text, bytes that are none end the process
+            found = f"{min(encodings)!a:.30} arrived"
+            raise InputError(f"{path.name}: encoding must be raw, gzip or bzip2, {found}; save it as one of these")
         return
     if not lines or not re.match("ElementDataFile *[=:]", lines[-1]):
         raise InputError(f"{path.name}: not a MetaImage, or cut off in its header; copy or export it again")
-    axes = re.findall(r"NDims\W*([^\n]*)", text)
+    axes = re.findall(r"NDims[=: \t]*([^\n]*)", text)
     if [axis.strip() for axis in axes] not in (["2"], ["3"], ["4"]):  # 11 axes are past the arrays
         raise InputError(f"{path.name}: must be one 3-D volume, NDims {axes!a:.30} arrived; export one volume")
 
@@ -277,4 +286,18 @@ def _reason(error: RuntimeError, path: Path) -> str:
     if "Unable to determine ImageIO reader" in str(error):
         return "of another format, or damaged"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return re.sub(r"^.*(?:ERROR|\(0x[0-9a-f]+\)): *", "", lines[-1]).replace(str(path), "it")
+    return re.sub(r"^.*(?:ERROR|\(0x[0-9a-f]+\)): *", "", lines[-1]).replace(str(path), "it")[:160]
+
+
+@contextmanager
+def _stderr_silenced() -> Iterator[None]:
+    """Keep what ITK's libraries for NIfTI and MetaImage print on stderr, past Python, from standing beside our line."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)

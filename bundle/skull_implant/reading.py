@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.errors import CaseRefused, InputError
 from bundle.skull_implant.image_file import image_extension, read_header, read_voxels
 from bundle.skull_implant.volume import Grid, Volume
 
@@ -55,7 +55,7 @@ def read_case(
     shows some, and offset HU (air at 0), MR and windowed pictures show none; our choice.
 
     Args:
-        path: `.nii.gz`, `.nii`, `.nrrd`, `.nhdr`, `.mha`, `.mhd`, or a folder with a DICOM CT series.
+        path: `.nii.gz`, `.nii`, `.nrrd`, `.nhdr`, `.mha`, `.mhd`, a folder with a DICOM CT series, or its DICOMDIR.
         series_number: of the DICOM series to read; None takes the CT series with the most slices.
         minimum_slices: fewest voxels along any axis.
         minimum_extent_mm: shortest edge of the volume; half a head.
@@ -70,6 +70,7 @@ def read_case(
 
     Raises:
         InputError: the input cannot be read, or breaks one of the rules above; one line that says which and what to do.
+        CaseRefused: it can be read, but is no CT of a head: too small, without air, or slices that form no volume.
     """
     path = _checked_path(path)
     limits = _GridLimits(minimum_slices, minimum_extent_mm, minimum_spacing_mm, maximum_spacing_mm, maximum_voxels)
@@ -77,26 +78,28 @@ def read_case(
     if path.is_dir():
         # Lazy: the bundle runs beside MONAI Label, which needs pydicom < 3, and reads no folder there.
         from bundle.skull_implant.dicom_series import read_dicom_folder
+        from bundle.skull_implant.dicom_slices import SliceRules
 
         name = case_name(path)
-        volume, info = read_dicom_folder(path, series_number=series_number, maximum_voxels=maximum_voxels)
+        rules = SliceRules(maximum_voxels=maximum_voxels)
+        volume, info = read_dicom_folder(path, series_number=series_number, rules=rules)
         files = tuple(info.pop("reference_files"))
-        limits.check(volume.grid, name)
+        limits.check(volume.grid, name, name)
     else:
         header = read_header(path)
         name = case_name(path)
-        limits.check(header.grid, path.name)
+        limits.check(header.grid, path.name, name)
         volume, info = read_voxels(header), {"format": header.format}
     is_mask = _is_mask(volume.voxels, path.name)
     if not is_mask:
-        _check_hu(volume.voxels, path.name, air_hu, minimum_air_share)
+        _check_hu(volume.voxels, path.name, name, air_hu, minimum_air_share)
     volume = Volume(_smallest_type(volume.voxels, is_mask), volume.grid)
     return Case(name, volume, is_mask, {"name": path.name, **info, "sha256": content_hash(volume)}, files)
 
 
 def case_name(path: str | Path) -> str:
     """What a case is called: the file's name without its image extensions, or the folder's name."""
-    path = Path(os.path.abspath(path))  # a name for `.` too
+    path = _folder_of_dicomdir(Path(os.path.abspath(path)))  # a name for `.` too
     extension = "" if path.is_dir() else image_extension(path) or ""
     return path.name[: len(path.name) - len(extension)] or "case"
 
@@ -118,8 +121,8 @@ class _GridLimits:
     maximum_spacing_mm: float
     voxels: int
 
-    def check(self, grid: Grid, name: str) -> None:
-        """Raise InputError if no head scan has this grid."""
+    def check(self, grid: Grid, name: str, case: str) -> None:
+        """Raise InputError or CaseRefused if no head scan has this grid."""
         size = _times(grid.size)
         extent = np.multiply(grid.size, grid.spacing)
         if np.prod(grid.size, dtype=object) > self.voxels:
@@ -133,10 +136,10 @@ class _GridLimits:
             raise InputError(f"{name}: {rule}, {found} arrived; resample it to perpendicular axes or export again")
         if min(grid.size) < self.slices:
             rule = f"must have at least {self.slices} voxels along each axis"
-            raise InputError(f"{name}: {rule}, {size} arrived; give the whole head")
+            raise CaseRefused(case, [f"{rule}, {size} arrived; give the whole head"])
         if extent.min() < self.extent_mm:
             rule = f"must reach over at least {self.extent_mm:g} mm along each axis"
-            raise InputError(f"{name}: {rule}, {_times(extent)} mm arrived; give the whole head")
+            raise CaseRefused(case, [f"{rule}, {_times(extent)} mm arrived; give the whole head"])
 
 
 def _is_orthonormal(direction: tuple[float, ...], tolerance: float = 1e-3) -> bool:
@@ -162,7 +165,15 @@ def _checked_path(path: str | Path) -> Path:
             raise InputError(f"{path.name}: neither a file nor a folder (a device or a pipe); give a file or a folder")
     except OSError as error:  # no permission, or a name too long
         raise InputError(f"{path.name[:80]}: cannot be read ({error.strerror}); check path and permissions") from error
-    return path
+    return _folder_of_dicomdir(path)
+
+
+def _folder_of_dicomdir(path: Path) -> Path:
+    """The folder whose files a DICOMDIR lists; any other path as it is."""
+    try:
+        return path.parent if path.name.upper() == "DICOMDIR" and path.is_file() else path
+    except (OSError, ValueError):  # a name too long, or with a zero byte
+        return path
 
 
 def _is_mask(voxels: np.ndarray, name: str) -> bool:
@@ -185,14 +196,14 @@ def _is_mask(voxels: np.ndarray, name: str) -> bool:
     raise InputError(f"{name}: a mask must hold 0 and 1, {listed} arrived; save the skull alone as 1 and the rest as 0")
 
 
-def _check_hu(voxels: np.ndarray, name: str, air_hu: float, minimum_air_share: float) -> None:
+def _check_hu(voxels: np.ndarray, name: str, case: str, air_hu: float, minimum_air_share: float) -> None:
     low, high = float(voxels.min()), float(voxels.max())
     arrived = f"{low:g} to {high:g} arrived"
     if low < -32768 or high > 65535:
         raise InputError(f"{name}: HU must be -32768 to 65535, {arrived}; export the CT in Hounsfield units")
     if np.count_nonzero(voxels < air_hu) < minimum_air_share * voxels.size:
         rule = f"a CT in HU must show air (below {air_hu:g} HU)"
-        raise InputError(f"{name}: {rule}, {arrived}; give a CT and no MR, and subtract 1024 if its air is at 0")
+        raise CaseRefused(case, [f"{rule}, {arrived}; give a CT and no MR, and subtract 1024 if its air is at 0"])
 
 
 def _smallest_type(voxels: np.ndarray, is_mask: bool) -> np.ndarray:

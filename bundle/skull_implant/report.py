@@ -143,4 +143,4 @@ def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -
         (not implant.get("watertight", True), "the implant's surface is not watertight"),
         (thin < rules.minimum_thickness_mm, f"5 % of the implant is thinner than {rules.minimum_thickness_mm:g} mm"),
     ]
-    return [reason for holds, reason in found if holds]
+    return [reason for holds, reason in found if holds] + data.get("remarks", [])

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from bundle.skull_implant.canonical_frame import estimate_frame
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical, to_native
+from bundle.skull_implant.fitness import FitnessRules, check_scan, check_vault
 from bundle.skull_implant.implant import ImplantRules, design_implant
 from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
 from bundle.skull_implant.reading import read_case
@@ -33,13 +34,21 @@ def timed(data: CaseData, stage: str) -> Iterator[None]:
 
 
 class ReadCased(Transform):
-    """Read `image`, a path, into `case`."""
+    """Read `image`, a path, into `case`.
+
+    Args:
+        rules: which scans are refused for their grid.
+    """
+
+    def __init__(self, rules: FitnessRules | None = None) -> None:
+        self.rules = rules or FitnessRules()
 
     def __call__(self, data: CaseData) -> CaseData:
-        """Raises InputError for anything that is not a head CT or a skull mask."""
+        """Raises InputError for anything that is not a head CT or a skull mask, CaseRefused if it is unfit."""
         data = dict(data)
         with timed(data, "read"):
             data["case"] = read_case(data["image"])
+            check_scan(data["case"], self.rules)
         return data
 
 
@@ -82,6 +91,23 @@ class CanonicalFramed(Transform):
         with timed(data, "align"):
             data["frame"] = estimate_frame(skull.voxels, skull.grid, self.template, case=data["case"].name)
             data["image"] = torch.from_numpy(to_canonical(skull, data["frame"], self.box)[None])
+        return data
+
+
+class CheckVaultd(Transform):
+    """Add `remarks`, what a report should say of the scan. Comes after the frame, which tells a vault from a chest.
+
+    Args:
+        rules: which scans are refused, and which need a second look.
+    """
+
+    def __init__(self, rules: FitnessRules | None = None) -> None:
+        self.rules = rules or FitnessRules()
+
+    def __call__(self, data: CaseData) -> CaseData:
+        """Raises CaseRefused where the field of view cuts the vault off."""
+        with timed(data, "check"):
+            data["remarks"] = check_vault(data["case"], data["skull"], self.rules)
         return data
 
 
