@@ -25,6 +25,7 @@ from bundle.skull_implant.dicom_series import read_dicom_folder
 from bundle.skull_implant.dicom_source import SourceSeries, unchecked_values
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.volume import Volume, write_volume
+from bundle.skull_implant.writing import CaseWriter
 from tests.dicom_files import head_voxels, rotation, write_series
 
 STUDY, FRAME_OF_REFERENCE = "2.25.1001", "2.25.1002"
@@ -370,6 +371,16 @@ def test_what_highdicom_refuses_is_a_reason_without_the_value(tmp_path: Path, mo
 
     assert "ValueError arrived" in warning
     assert "Secret" not in warning
+
+
+def test_a_missing_highdicom_gives_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("bundle.skull_implant.dicom_")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+
+    (warning,) = CaseWriter(tmp_path, [], "model.pt", 1.0, 300.0, "cpu")._write_dicom({}, tmp_path)
+
+    assert warning.startswith("segmentation.dcm was not written: highdicom must be installed")
 
 
 def test_a_full_disk_is_no_warning_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def _source_images(source: SourceSeries, step_mm: float) -> list[Dataset]:
         image = Dataset()
         image.update(slice_)
         image.setdefault("SliceThickness", step_mm)
-        image.ImageOrientationPatient = source.slices[0].ImageOrientationPatient
+        image["ImageOrientationPatient"] = source.slices[0]["ImageOrientationPatient"]
         for keyword in ALWAYS_PRESENT:
             setattr(image, keyword, "")
         images.append(image)
@@ -106,8 +106,8 @@ def _source_images(source: SourceSeries, step_mm: float) -> list[Dataset]:
 def _labels(skull: Volume, implant: Volume) -> np.ndarray:
     """Segment numbers uint8 `(slices, rows, columns)`, 0 outside both."""
     labels = np.zeros(skull.grid.size[::-1], np.uint8)
-    labels[skull.voxels.T > 0] = 1  # (X, Y, Z) -> (slices, rows, columns)
-    labels[implant.voxels.T > 0] = 2
+    for number, mask in enumerate((skull, implant), 1):
+        np.copyto(labels, number, where=mask.voxels.T.astype(bool, copy=False))  # (X, Y, Z) -> (slices, rows, columns)
     return labels
 
 

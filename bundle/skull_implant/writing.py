@@ -110,9 +110,11 @@ class CaseWriter:
 
     def _write_dicom(self, data: dict[str, Any], folder: Path) -> list[str]:
         """Write what goes back to the archive; returns a line on each thing that could not be written."""
-        # Lazy: needs pydicom 3, which is there wherever a DICOM folder could be read.
-        from bundle.skull_implant.dicom_results import Creator, write_dicom_results
-
+        try:  # lazy: highdicom needs pydicom 3, and MONAI Label an older one
+            from bundle.skull_implant.dicom_results import Creator, write_dicom_results
+        except ImportError as error:
+            rule = f"{error.name} must be installed"
+            return [f"segmentation.dcm was not written: {rule}, none arrived; see requirements.txt"]
         about = about_run(*self.settings)
         return write_dicom_results(
             folder,
