@@ -12,6 +12,7 @@ def complete(
     device: str = "auto",
     model_file: str = "models/model.pt",
     keep_decoded: bool = False,
+    secondary_capture: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Read a head CT or skull mask with a hole, write the completed skull and the implant to OUTPUT_DIR/<case>/.
@@ -25,6 +26,7 @@ def complete(
         device: auto, cpu or cuda.
         model_file: weights.
         keep_decoded: also write decoded.nii.gz, the decoder's own skull, uncleaned.
+        secondary_capture: for a DICOM folder, also write preview.dcm, the preview as a DICOM Secondary Capture.
         overwrite: replace an earlier result.
     """
     settings = {key: value for key, value in locals().items() if key not in ("input", "device")}

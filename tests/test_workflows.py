@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
@@ -443,7 +444,8 @@ def from_dicom(trained: tuple[Path, Outcome], tmp_path_factory: pytest.TempPathF
         dataset.PatientBirthDate, dataset.AccessionNumber = "19010203", "QX-77-ZETA"
         dataset.save_as(path)
     model = trained[0] / "model.pt"
-    outcome = command("-m", "scripts.complete", folder / "ct", folder / "out", "--model_file", model, "--keep_decoded")
+    words = ("--model_file", model, "--keep_decoded", "--secondary_capture")
+    outcome = command("-m", "scripts.complete", folder / "ct", folder / "out", *words)
     return folder / "out" / "ct", outcome
 
 
@@ -458,10 +460,28 @@ def test_the_weights_of_a_smoke_run_complete_a_dicom_folder_without_further_argu
     assert json.loads((folder / "report.json").read_text())["status"] in ("ok", "review")
 
 
-def test_nothing_of_the_patient_is_in_any_output_or_message(from_dicom: tuple[Path, Outcome]) -> None:
+def test_a_dicom_folder_gives_dicom_objects_of_its_study(from_dicom: tuple[Path, Outcome]) -> None:
+    folder, _ = from_dicom
+    source = pydicom.dcmread(folder.parents[1] / "ct" / "IM0001.dcm")
+
+    for name, modality in (("segmentation.dcm", "SEG"), ("preview.dcm", "OT")):
+        dataset = pydicom.dcmread(folder / name)
+        assert (dataset.Modality, dataset.StudyInstanceUID) == (modality, source.StudyInstanceUID)
+        assert (dataset.PatientName, dataset.PatientID) == (source.PatientName, source.PatientID)
+    segments = hd.seg.segread(folder / "segmentation.dcm")
+    uids = [pydicom.dcmread(path).SOPInstanceUID for path in sorted((folder.parents[1] / "ct").iterdir())]
+    voxels = segments.get_pixels_by_source_instance(uids, assert_missing_frames_are_empty=True)
+    for number, name in enumerate(("skull", "implant")):
+        np.testing.assert_array_equal(voxels[..., number].T, read(folder / f"{name}.nii.gz").voxels)
+    assert json.loads((folder / "report.json").read_text())["warnings"] == []
+
+
+def test_nothing_of_the_patient_is_in_any_other_output_or_message(from_dicom: tuple[Path, Outcome]) -> None:
     folder, outcome = from_dicom
     texts = {"stdout": outcome.stdout.encode(), "stderr": outcome.stderr.encode(), **contents(folder)}
+    for_the_archive = {name: texts.pop(name) for name in ("segmentation.dcm", "preview.dcm")}
 
+    assert all(b"Zwiebelfisch" in content for content in for_the_archive.values())
     for name, text in texts.items():
         plain = gzip.decompress(text) if name.endswith(".gz") else text
         assert [secret for secret in SECRETS if secret.encode() in plain] == [], name
@@ -483,10 +503,33 @@ def test_a_smoke_model_gives_the_same_voxels_through_monai(
     )
 
     assert outcome.status == 0
+    assert (tmp_path / "ct" / "segmentation.dcm").is_file()
+    assert not (tmp_path / "ct" / "preview.dcm").exists()  # only where it is asked for
     for name in (*MASKS, "decoded"):
         first, second = read(folder / f"{name}.nii.gz"), read(tmp_path / "ct" / f"{name}.nii.gz")
         assert_same_grid(first.grid, second.grid, 0.0)
         np.testing.assert_array_equal(first.voxels, second.voxels)
+
+
+def test_a_series_without_a_frame_of_reference_gives_masks_and_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_preview(monkeypatch)
+    for path in write_ct_series(tmp_path / "ct", small_head(0).hu):
+        dataset = pydicom.dcmread(path)
+        del dataset.FrameOfReferenceUID
+        dataset.save_as(path)
+    model = untrained_model(tmp_path / "model.pt")
+
+    outcome = run_module("scripts.complete", tmp_path / "ct", tmp_path / "out", "--model_file", model)
+
+    reason = "slice 1 must have a FrameOfReferenceUID, none arrived; export the series again"
+    warning = f"segmentation.dcm was not written: {reason}"
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert f"warning: {warning}\n" in outcome.stdout
+    assert json.loads((tmp_path / "out" / "ct" / "report.json").read_text())["warnings"] == [warning]
+    assert {"completed.nii.gz", "implant.nii.gz", "skull.nii.gz"} <= set(contents(tmp_path / "out" / "ct"))
+    assert "segmentation.dcm" not in contents(tmp_path / "out" / "ct")
 
 
 # The shipped weights

@@ -50,13 +50,14 @@ def describe(
         rules: when to ask for a review.
 
     Returns:
-        JSON-ready; `status` is "ok" or "review", with `reasons`.
+        JSON-ready; `status` is "ok" or "review", with `reasons`; `warnings` are what does not touch the implant.
     """
     frame, implant, grid = data["frame"], data["implant"], data["skull"].grid
     probability = [round(float(value), 4) for value in data["class_probability"]]
     report: dict[str, Any] = {
         "status": "ok",
         "reasons": [],
+        "warnings": list(data.get("warnings", [])),
         "input": {
             **data["case"].source,
             "size": grid.size,

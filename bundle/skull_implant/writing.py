@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class CaseWriter:
-    """Writes `OUTPUT_DIR/<case>/` for each completed case: masks, surface, preview and report.
+    """Writes `OUTPUT_DIR/<case>/` for each completed case: masks, surface, preview, DICOM Segmentation and report.
 
     Everything goes to a hidden folder beside the target, which is then renamed.
 
@@ -36,6 +36,7 @@ class CaseWriter:
         threshold_hu: for the report.
         device: for the report.
         overwrite: replace an earlier result.
+        secondary_capture: for DICOM input, also write the preview as a DICOM Secondary Capture.
         rules: when to ask for a review.
     """
 
@@ -48,10 +49,12 @@ class CaseWriter:
         threshold_hu: float,
         device: Any,
         overwrite: bool = False,
+        secondary_capture: bool = False,
         rules: ReviewRules | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.overwrite = overwrite
+        self.secondary_capture = secondary_capture
         self.names = [case_name(path) for path in paths]
         self.settings = (model_file, float(gamma), float(threshold_hu), str(device))
         self.rules = rules or ReviewRules()
@@ -94,6 +97,9 @@ class CaseWriter:
                     folder / "preview.png",
                     title=f"gamma {self.settings[1]:g}, {data['defect_class']}",
                 )
+            if data["case"].reference_files:
+                with timed(data, "DICOM"):
+                    data.setdefault("warnings", []).extend(self._write_dicom(data, folder))
             with timed(data, "report"):
                 report = describe(data, surface, about_run(*self.settings), self.rules)
             report["seconds"] = data["seconds"]
@@ -101,6 +107,24 @@ class CaseWriter:
         self.written.append(self.output_dir / name)
         _log(report, data)
         return report
+
+    def _write_dicom(self, data: dict[str, Any], folder: Path) -> list[str]:
+        """Write what goes back to the archive; returns a line on each thing that could not be written."""
+        try:  # lazy: highdicom needs pydicom 3, and MONAI Label an older one
+            from bundle.skull_implant.dicom_results import Creator, write_dicom_results
+        except ImportError as error:
+            rule = f"{error.name} must be installed"
+            return [f"segmentation.dcm was not written: {rule}, none arrived; see requirements.txt"]
+        about = about_run(*self.settings)
+        return write_dicom_results(
+            folder,
+            data["skull"],
+            data["implant"],
+            data["case"].reference_files,
+            Creator(about["versions"]["skull_implant"], about["weights"]["sha256"]),
+            parameters={"gamma": f"{about['gamma']:g}", "defect_class": data["defect_class"]},
+            picture=folder / "preview.png" if self.secondary_capture else None,
+        )
 
     def write_refused(self, error: CaseRefused) -> None:
         """Write the report, and nothing else, of a refused case."""
@@ -149,3 +173,5 @@ def _log(report: dict[str, Any], data: dict[str, Any]) -> None:
     )
     for reason in report["reasons"]:
         logger.info("review: %s", reason)
+    for warning in report["warnings"]:
+        logger.warning("warning: %s", warning)

@@ -1,0 +1,65 @@
+"""A case's results as DICOM objects of the source's study; what cannot be written becomes a warning, not a lost case.
+
+Needs pydicom 3, so nothing that runs inside MONAI Label may import it at its start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from bundle.skull_implant.dicom_capture import write_secondary_capture
+from bundle.skull_implant.dicom_derived import Creator
+from bundle.skull_implant.dicom_seg import write_segmentation
+from bundle.skull_implant.dicom_source import SourceSeries
+from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.volume import Volume
+
+
+def write_dicom_results(
+    folder: Path,
+    skull: Volume,
+    implant: Volume,
+    files: Sequence[Path],
+    creator: Creator,
+    *,
+    parameters: Mapping[str, str] | None = None,
+    picture: Path | None = None,
+) -> list[str]:
+    """Write `segmentation.dcm`, and `preview.dcm` if there is a picture for it.
+
+    Args:
+        folder: gets the files.
+        skull: the bone mask, voxels `(X, Y, Z)` as they were read from the series.
+        implant: on the same grid.
+        files: the series' slices from k = 0 up.
+        creator: what computed the masks.
+        parameters: names and values of the settings that the implant was computed with.
+        picture: the preview, a PNG file; None writes no `preview.dcm`.
+
+    Returns:
+        One line, without patient data, on each file that could not be written or lacks something.
+
+    Raises:
+        OSError: the disk is full or cannot be written.
+    """
+    wanted: dict[str, Callable[[Path, SourceSeries], list[str]]] = {
+        "segmentation.dcm": lambda path, source: write_segmentation(
+            path, skull, implant, source, creator, parameters=parameters
+        )
+    }
+    if picture is not None:
+        wanted["preview.dcm"] = lambda path, source: write_secondary_capture(path, picture, source, creator)
+    try:
+        source = SourceSeries.read(files)
+    except InputError as error:
+        return [f"{name} was not written: {error}" for name in wanted]
+    warnings = []
+    for name, write in wanted.items():
+        try:
+            lost = write(folder / name, source)
+        except InputError as error:
+            warnings.append(f"{name} was not written: {error}")
+        else:
+            warnings += [f"{name} was written without {', '.join(lost)}, damaged in the series"] * bool(lost)
+    return warnings
