@@ -99,3 +99,19 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
         write_volume(path, _volume(IDENTITY))
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["volume.nrrd"]
+
+
+@pytest.mark.parametrize("name", ["volume.nii.gz", "volume.nrrd", "volume.mha"])
+def test_a_file_cut_off_in_silence_is_an_error_and_is_not_left(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_half(image: sitk.Image, path: str, useCompression: bool) -> None:  # noqa: N803 (SimpleITK's name)
+        original(image, path, useCompression=useCompression)
+        whole = Path(path).read_bytes()
+        Path(path).write_bytes(whole[: len(whole) // 2])
+
+    original = sitk.WriteImage
+    monkeypatch.setattr(sitk, "WriteImage", write_half)
+    with pytest.raises(OSError, match="No space left"):
+        write_volume(tmp_path / name, _volume(OBLIQUE))
+    assert list(tmp_path.iterdir()) == []

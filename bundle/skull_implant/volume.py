@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,10 +84,30 @@ def write_volume(path: Path, volume: Volume) -> None:
     Args:
         path: target; its suffix chooses the format (`.nii.gz`, `.nrrd`, `.mha`).
         volume: what to write.
+
+    Raises:
+        OSError: there is no room for it.
     """
     partial = path.with_name(f".partial.{path.name}")
+    image = volume.to_image()
     try:
-        sitk.WriteImage(volume.to_image(), str(partial), useCompression=True)
+        sitk.WriteImage(image, str(partial), useCompression=True)
+        if not _is_whole(partial, image):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path.name)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _is_whole(path: Path, image: sitk.Image, nifti_header_bytes: int = 352) -> bool:
+    """Whether a file holds all of an image: on a full disk ITK cuts it off and says nothing."""
+    if path.name.endswith(".nii.gz"):  # gzip ends with the unpacked length, so a result need not be read again
+        length = nifti_header_bytes + image.GetNumberOfPixels() * image.GetSizeOfPixelComponent()
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4))
+            return int.from_bytes(file.read(), "little") == length % (1 << 32)
+    try:
+        read = sitk.ReadImage(str(path))
+    except RuntimeError:
+        return False
+    return bool(np.array_equal(sitk.GetArrayViewFromImage(read), sitk.GetArrayViewFromImage(image), equal_nan=True))
