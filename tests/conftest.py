@@ -6,8 +6,12 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.end_to_end import Outcome
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = pytest.StashKey[int]()
@@ -58,3 +62,16 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
             spatial_size=(64, 64, 32),
         )
     return folder / "dataset"
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """Folder of a smoke run by the real command, and what it said."""
+    from tests.end_to_end import SMOKE, command
+
+    folder = tmp_path_factory.mktemp("trained")
+    outcome = command(
+        *("-m", "monai.bundle", "run", "training", "--config_file", SMOKE),
+        *("--dataset_dir", tiny_dataset, "--output_dir", folder / "run", "--model_file", folder / "model.pt"),
+    )
+    return folder, outcome

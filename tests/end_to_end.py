@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import runpy
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
 from bundle.skull_implant.latent_statistics import save_completer
@@ -24,6 +27,8 @@ from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Grid, Volume, write_volume
 
 ROOT = Path(__file__).resolve().parents[1]
+SMOKE = [str(ROOT / "configs" / name) for name in ("train.yaml", "smoke.yaml")]
+INFERENCE = ROOT / "configs" / "inference.yaml"
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
@@ -131,3 +136,27 @@ def _logging_restored() -> Iterator[None]:
         for each, disabled, each_level, propagate, each_handlers in states:
             each.disabled, each.propagate, each.handlers = disabled, propagate, each_handlers
             each.setLevel(each_level)
+
+
+def command(*words: object) -> Outcome:
+    """A real process, as a user starts it."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def read(path: Path) -> Volume:
+    """A volume file as ITK reads it."""
+    return Volume.from_image(sitk.ReadImage(str(path)))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,74 +1,45 @@
-"""The whole way: train on made-up skulls, complete with what came out, and what a result promises its reader."""
+"""Completing by both commands: the same voxels, and what a result promises its reader."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import gzip
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-import SimpleITK as sitk
 import torch
 import trimesh
-from monai.bundle import ConfigWorkflow
 
 from bundle.skull_implant.canonical_frame import estimate_frame
 from bundle.skull_implant.canonical_grid import to_canonical
-from bundle.skull_implant.completion import complete
-from bundle.skull_implant.defects import draw_cranial_hole
 from bundle.skull_implant.dicom_writing import write_ct_series
-from bundle.skull_implant.evaluation import cut_native
 from bundle.skull_implant.metrics import dice
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.skull_mask import skull_mask_from_hu
-from bundle.skull_implant.training import ResumableCheckpoint
 from bundle.skull_implant.volume import Grid, Volume, write_volume
-from tests.debian_sample import debian_sample
 from tests.dicom_files import rotation
-from tests.end_to_end import ROOT, Outcome, run_module, small_head, untrained_model, without_preview
+from tests.end_to_end import (
+    INFERENCE,
+    ROOT,
+    SMOKE,
+    Outcome,
+    command,
+    contents,
+    read,
+    run_module,
+    small_head,
+    untrained_model,
+    without_preview,
+)
 
-SMOKE = [str(ROOT / "configs" / name) for name in ("train.yaml", "smoke.yaml")]
-INFERENCE = ROOT / "configs" / "inference.yaml"
 MASKS = ("completed", "implant", "skull")
 KNOWING_SIZE = (64, 96, 80)
 SECRETS = ("Zwiebelfisch", "QX-77-ZETA", "19010203")
-
-
-def command(*words: object) -> Outcome:
-    """A real process, as a user starts it."""
-    done = subprocess.run(
-        [sys.executable, *map(str, words)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=250,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    return Outcome(done.returncode, done.stdout, done.stderr)
-
-
-def read(path: Path) -> Volume:
-    return Volume.from_image(sitk.ReadImage(str(path)))
-
-
-def epochs(path: Path) -> list[int]:
-    with path.open() as file:
-        return [int(row["epoch"]) for row in csv.DictReader(file)]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def assert_same_grid(first: Grid, second: Grid, tolerance: float = 1e-6) -> None:
@@ -76,134 +47,6 @@ def assert_same_grid(first: Grid, second: Grid, tolerance: float = 1e-6) -> None
     assert first.size == second.size
     for name in ("spacing", "origin", "direction"):
         np.testing.assert_allclose(getattr(first, name), getattr(second, name), rtol=0, atol=tolerance)
-
-
-# Training
-
-
-@pytest.fixture(scope="module")
-def trained(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
-    """Folder of a smoke run by the real command, and what it said."""
-    folder = tmp_path_factory.mktemp("trained")
-    outcome = command(
-        *("-m", "monai.bundle", "run", "training", "--config_file", SMOKE),
-        *("--dataset_dir", tiny_dataset, "--output_dir", folder / "run", "--model_file", folder / "model.pt"),
-    )
-    return folder, outcome
-
-
-def train(dataset_dir: Path, folder: Path, **overrides: Any) -> dict[str, torch.Tensor]:
-    """A smoke run in this process; the weights it wrote."""
-    workflow = ConfigWorkflow(
-        SMOKE,
-        run_id="training",
-        logging_file=False,
-        dataset_dir=str(dataset_dir),
-        output_dir=str(folder),
-        model_file=str(folder / "model.pt"),
-        device=torch.device("cpu"),
-        **overrides,
-    )
-    workflow.initialize()
-    workflow.run()
-    return dict(torch.load(folder / "model.pt", weights_only=True))
-
-
-def interrupted(dataset_dir: Path, folder: Path, after: int, monkeypatch: pytest.MonkeyPatch, **overrides: Any) -> None:
-    """A smoke run that ends right after its checkpoint number `after` was written."""
-    original, saved = ResumableCheckpoint.save, []
-
-    def save_and_stop(self: ResumableCheckpoint, engine: Any) -> None:
-        original(self, engine)
-        saved.append(self.path.name)
-        if len(saved) == after:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ResumableCheckpoint, "save", save_and_stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(dataset_dir, folder, **overrides)
-
-
-def test_the_training_command_writes_weights_curves_and_checkpoints(trained: tuple[Path, Outcome]) -> None:
-    folder, outcome = trained
-
-    assert outcome.status == 0, outcome.stderr
-    assert sorted(contents(folder)) == [
-        "model.pt",
-        "run/stage1.csv",
-        "run/stage1.pt",
-        "run/stage2.csv",
-        "run/stage2.pt",
-    ]
-    for stage in (1, 2):
-        assert epochs(folder / "run" / f"stage{stage}.csv") == [1, 2]
-        assert f"stage {stage} epoch 2/2: dice" in outcome.stdout
-
-
-def test_the_weights_hold_all_that_inference_needs(trained: tuple[Path, Outcome], tiny_dataset: Path) -> None:
-    folder, _ = trained
-    network = SkullCompleter.from_file(folder / "model.pt")
-    template = json.loads((tiny_dataset / "dataset.json").read_text())["template"]["radii_mm"]
-
-    assert network.box.spatial_size == (32, 32, 32)
-    np.testing.assert_allclose(network.template.radii_mm, template)
-    assert (network.latent_std > 0).all()
-    assert not torch.equal(network.latent_std, torch.ones(8))
-    assert network.dev.abs().sum() > 0
-    torch.testing.assert_close(network.dev, network.centroids[:1] - network.centroids[1:])
-
-
-def test_a_second_run_with_more_epochs_continues(tiny_dataset: Path, tmp_path: Path) -> None:
-    first = train(tiny_dataset, tmp_path)
-    second = train(tiny_dataset, tmp_path, stage2_epochs=3)
-
-    assert epochs(tmp_path / "stage1.csv") == [1, 2]
-    assert epochs(tmp_path / "stage2.csv") == [1, 2, 3]
-    encoder = [name for name in first if name.startswith("encoder.")]
-    assert all(torch.equal(first[name], second[name]) for name in encoder)
-    assert not torch.equal(first["decoder.linear.weight"], second["decoder.linear.weight"])
-
-
-def test_without_resume_a_second_run_starts_anew_and_gives_the_same(tiny_dataset: Path, tmp_path: Path) -> None:
-    first = train(tiny_dataset, tmp_path)
-    second = train(tiny_dataset, tmp_path, resume=False)
-
-    assert epochs(tmp_path / "stage1.csv") == epochs(tmp_path / "stage2.csv") == [1, 2]
-    assert_equal_weights(first, second)
-
-
-def test_an_interrupted_and_resumed_run_equals_an_unbroken_one_bit_for_bit(
-    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lengths = {"stage1_epochs": 3, "stage2_epochs": 3}
-    unbroken = train(tiny_dataset, tmp_path / "unbroken", **lengths)
-    broken = tmp_path / "broken"
-
-    interrupted(tiny_dataset, broken, 2, monkeypatch, **lengths)
-    assert epochs(broken / "stage1.csv") == [1, 2]
-    interrupted(tiny_dataset, broken, 2, monkeypatch, **lengths)  # the last of stage 1, the first of stage 2
-    assert not (broken / "model.pt").exists()
-    resumed = train(tiny_dataset, broken, **lengths)
-
-    assert epochs(broken / "stage1.csv") == epochs(broken / "stage2.csv") == [1, 2, 3]
-    assert_equal_weights(unbroken, resumed)
-
-
-def test_another_seed_gives_other_weights(tiny_dataset: Path, tmp_path: Path) -> None:
-    lengths = {"stage1_epochs": 1, "stage2_epochs": 1}
-    first = train(tiny_dataset, tmp_path / "0", **lengths)
-    second = train(tiny_dataset, tmp_path / "1", seed=1, **lengths)
-
-    assert not torch.equal(first["encoder.mean.weight"], second["encoder.mean.weight"])
-
-
-def assert_equal_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    assert list(first) == list(second)
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
-
-
-# Completing
 
 
 @pytest.fixture(scope="module")
@@ -530,47 +373,3 @@ def test_a_series_without_a_frame_of_reference_gives_masks_and_a_warning(
     assert json.loads((tmp_path / "out" / "ct" / "report.json").read_text())["warnings"] == [warning]
     assert {"completed.nii.gz", "implant.nii.gz", "skull.nii.gz"} <= set(contents(tmp_path / "out" / "ct"))
     assert "segmentation.dcm" not in contents(tmp_path / "out" / "ct")
-
-
-# The shipped weights
-
-
-@pytest.fixture(scope="module")
-def shipped_model() -> Path:
-    path = ROOT / "models" / "model.pt"
-    if not path.is_file():
-        pytest.skip("no weights: models/model.pt is not there yet")
-    return path
-
-
-def completed(path: Path, model: Path, output: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """The implant and the report."""
-    (folder,) = complete(INFERENCE, dataset_dir=str(path), output_dir=str(output), model_file=str(model), device="cpu")
-    return read(folder / "implant.nii.gz").voxels > 0, json.loads((folder / "report.json").read_text())
-
-
-def test_the_shipped_model_fills_the_hole_of_a_made_up_head_at_2_mm(
-    shipped_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_preview(monkeypatch)
-    write_volume(tmp_path / "head.nrrd", small_head(0).hu)
-
-    implant, _ = completed(tmp_path / "head.nrrd", shipped_model, tmp_path / "out")
-
-    assert dice(implant, small_head(0).implant.voxels) >= 0.6
-
-
-def test_the_shipped_model_fills_a_hole_cut_into_a_real_head(
-    shipped_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_preview(monkeypatch)
-    whole = skull_mask_from_hu(debian_sample())
-    template = SkullCompleter.from_file(shipped_model).template
-    frame = estimate_frame(whole.voxels, whole.grid, template)
-    truth = cut_native(whole, frame, draw_cranial_hole(np.random.default_rng(0), "parietal_right"))
-    write_volume(tmp_path / "head.nii.gz", Volume(whole.voxels & ~truth, whole.grid))
-
-    implant, report = completed(tmp_path / "head.nii.gz", shipped_model, tmp_path / "out")
-
-    assert report["input"]["is_mask"] is True
-    assert dice(implant, truth) >= 0.6

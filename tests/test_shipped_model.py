@@ -1,0 +1,68 @@
+"""The shipped weights on heads whose holes are known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bundle.skull_implant.canonical_frame import estimate_frame
+from bundle.skull_implant.completion import complete
+from bundle.skull_implant.defects import draw_cranial_hole
+from bundle.skull_implant.evaluation import cut_native
+from bundle.skull_implant.metrics import dice
+from bundle.skull_implant.network import SkullCompleter
+from bundle.skull_implant.skull_mask import skull_mask_from_hu
+from bundle.skull_implant.volume import Volume, write_volume
+from tests.debian_sample import debian_sample
+from tests.end_to_end import (
+    INFERENCE,
+    ROOT,
+    read,
+    small_head,
+    without_preview,
+)
+
+
+@pytest.fixture(scope="module")
+def shipped_model() -> Path:
+    path = ROOT / "models" / "model.pt"
+    if not path.is_file():
+        pytest.skip("no weights: models/model.pt is not there yet")
+    return path
+
+
+def completed(path: Path, model: Path, output: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """The implant and the report."""
+    (folder,) = complete(INFERENCE, dataset_dir=str(path), output_dir=str(output), model_file=str(model), device="cpu")
+    return read(folder / "implant.nii.gz").voxels > 0, json.loads((folder / "report.json").read_text())
+
+
+def test_the_shipped_model_fills_the_hole_of_a_made_up_head_at_2_mm(
+    shipped_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_preview(monkeypatch)
+    write_volume(tmp_path / "head.nrrd", small_head(0).hu)
+
+    implant, _ = completed(tmp_path / "head.nrrd", shipped_model, tmp_path / "out")
+
+    assert dice(implant, small_head(0).implant.voxels) >= 0.6
+
+
+def test_the_shipped_model_fills_a_hole_cut_into_a_real_head(
+    shipped_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_preview(monkeypatch)
+    whole = skull_mask_from_hu(debian_sample())
+    template = SkullCompleter.from_file(shipped_model).template
+    frame = estimate_frame(whole.voxels, whole.grid, template)
+    truth = cut_native(whole, frame, draw_cranial_hole(np.random.default_rng(0), "parietal_right"))
+    write_volume(tmp_path / "head.nii.gz", Volume(whole.voxels & ~truth, whole.grid))
+
+    implant, report = completed(tmp_path / "head.nii.gz", shipped_model, tmp_path / "out")
+
+    assert report["input"]["is_mask"] is True
+    assert dice(implant, truth) >= 0.6

@@ -1,0 +1,137 @@
+"""Training by the real command and in this process: files, resuming, and the same numbers again."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+from bundle.skull_implant.network import SkullCompleter
+from bundle.skull_implant.training import ResumableCheckpoint
+from tests.end_to_end import (
+    SMOKE,
+    Outcome,
+    contents,
+)
+
+
+def epochs(path: Path) -> list[int]:
+    with path.open() as file:
+        return [int(row["epoch"]) for row in csv.DictReader(file)]
+
+
+def train(dataset_dir: Path, folder: Path, **overrides: Any) -> dict[str, torch.Tensor]:
+    """A smoke run in this process; the weights it wrote."""
+    workflow = ConfigWorkflow(
+        SMOKE,
+        run_id="training",
+        logging_file=False,
+        dataset_dir=str(dataset_dir),
+        output_dir=str(folder),
+        model_file=str(folder / "model.pt"),
+        device=torch.device("cpu"),
+        **overrides,
+    )
+    workflow.initialize()
+    workflow.run()
+    return dict(torch.load(folder / "model.pt", weights_only=True))
+
+
+def interrupted(dataset_dir: Path, folder: Path, after: int, monkeypatch: pytest.MonkeyPatch, **overrides: Any) -> None:
+    """A smoke run that ends right after its checkpoint number `after` was written."""
+    original, saved = ResumableCheckpoint.save, []
+
+    def save_and_stop(self: ResumableCheckpoint, engine: Any) -> None:
+        original(self, engine)
+        saved.append(self.path.name)
+        if len(saved) == after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ResumableCheckpoint, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(dataset_dir, folder, **overrides)
+
+
+def test_the_training_command_writes_weights_curves_and_checkpoints(trained: tuple[Path, Outcome]) -> None:
+    folder, outcome = trained
+
+    assert outcome.status == 0, outcome.stderr
+    assert sorted(contents(folder)) == [
+        "model.pt",
+        "run/stage1.csv",
+        "run/stage1.pt",
+        "run/stage2.csv",
+        "run/stage2.pt",
+    ]
+    for stage in (1, 2):
+        assert epochs(folder / "run" / f"stage{stage}.csv") == [1, 2]
+        assert f"stage {stage} epoch 2/2: dice" in outcome.stdout
+
+
+def test_the_weights_hold_all_that_inference_needs(trained: tuple[Path, Outcome], tiny_dataset: Path) -> None:
+    folder, _ = trained
+    network = SkullCompleter.from_file(folder / "model.pt")
+    template = json.loads((tiny_dataset / "dataset.json").read_text())["template"]["radii_mm"]
+
+    assert network.box.spatial_size == (32, 32, 32)
+    np.testing.assert_allclose(network.template.radii_mm, template)
+    assert (network.latent_std > 0).all()
+    assert not torch.equal(network.latent_std, torch.ones(8))
+    assert network.dev.abs().sum() > 0
+    torch.testing.assert_close(network.dev, network.centroids[:1] - network.centroids[1:])
+
+
+def test_a_second_run_with_more_epochs_continues(tiny_dataset: Path, tmp_path: Path) -> None:
+    first = train(tiny_dataset, tmp_path)
+    second = train(tiny_dataset, tmp_path, stage2_epochs=3)
+
+    assert epochs(tmp_path / "stage1.csv") == [1, 2]
+    assert epochs(tmp_path / "stage2.csv") == [1, 2, 3]
+    encoder = [name for name in first if name.startswith("encoder.")]
+    assert all(torch.equal(first[name], second[name]) for name in encoder)
+    assert not torch.equal(first["decoder.linear.weight"], second["decoder.linear.weight"])
+
+
+def test_without_resume_a_second_run_starts_anew_and_gives_the_same(tiny_dataset: Path, tmp_path: Path) -> None:
+    first = train(tiny_dataset, tmp_path)
+    second = train(tiny_dataset, tmp_path, resume=False)
+
+    assert epochs(tmp_path / "stage1.csv") == epochs(tmp_path / "stage2.csv") == [1, 2]
+    assert_equal_weights(first, second)
+
+
+def test_an_interrupted_and_resumed_run_equals_an_unbroken_one_bit_for_bit(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = {"stage1_epochs": 3, "stage2_epochs": 3}
+    unbroken = train(tiny_dataset, tmp_path / "unbroken", **lengths)
+    broken = tmp_path / "broken"
+
+    interrupted(tiny_dataset, broken, 2, monkeypatch, **lengths)
+    assert epochs(broken / "stage1.csv") == [1, 2]
+    interrupted(tiny_dataset, broken, 2, monkeypatch, **lengths)  # the last of stage 1, the first of stage 2
+    assert not (broken / "model.pt").exists()
+    resumed = train(tiny_dataset, broken, **lengths)
+
+    assert epochs(broken / "stage1.csv") == epochs(broken / "stage2.csv") == [1, 2, 3]
+    assert_equal_weights(unbroken, resumed)
+
+
+def test_another_seed_gives_other_weights(tiny_dataset: Path, tmp_path: Path) -> None:
+    lengths = {"stage1_epochs": 1, "stage2_epochs": 1}
+    first = train(tiny_dataset, tmp_path / "0", **lengths)
+    second = train(tiny_dataset, tmp_path / "1", seed=1, **lengths)
+
+    assert not torch.equal(first["encoder.mean.weight"], second["encoder.mean.weight"])
+
+
+def assert_equal_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert list(first) == list(second)
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
