@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
-from bundle.skull_implant.implant import ImplantRules, design_implant, largest_component, scanned, vault_shell
+from bundle.skull_implant.implant import ImplantRules, design_implant, large_components, scanned, vault_shell
 from bundle.skull_implant.metrics import dice
 from bundle.skull_implant.volume import Grid, Volume
 from tests.made_up_skulls import ball, canonical_points, pose, scan_grid, shell, sphere_template
@@ -258,5 +258,14 @@ def test_the_largest_part_is_kept_and_corners_do_not_connect() -> None:
     expected = np.zeros_like(mask)
     expected[4, :5, 5] = True
 
-    np.testing.assert_array_equal(largest_component(mask), expected)
-    assert not largest_component(np.zeros((2, 2, 2), bool)).any()
+    np.testing.assert_array_equal(large_components(mask), expected)
+    assert not large_components(np.zeros((2, 2, 2), bool)).any()
+
+
+def test_pieces_of_a_share_of_the_largest_are_kept() -> None:
+    mask = np.zeros((20, 3, 3), bool)
+    mask[:10], mask[12:14], mask[16, 0, 0] = True, True, True
+
+    np.testing.assert_array_equal(
+        large_components(mask, 0.1)[:, 0, 0], [*[True] * 10, False, False, True, True, *[False] * 6]
+    )

@@ -1,4 +1,4 @@
-"""From a completed skull to the implant: one solid piece in the hole, on the scan's own grid."""
+"""From a completed skull to the implant: solid, in the hole and nowhere else, on the scan's own grid."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class ImplantRules:
         shell_mm: of a cranial implant, how far inside and outside the fitted outer vault its core may lie.
         border_mm: cores this near to the end of the scan are missing scan, not missing bone.
         minimum_ml: a smaller piece is no implant.
+        facial_share: a facial implant keeps all pieces of at least this share of the largest, because a face is many
+            bones; a cranial one is one piece.
     """
 
     level: float = 0.5
@@ -37,6 +39,7 @@ class ImplantRules:
     shell_mm: tuple[float, float] = (20.0, 8.0)
     border_mm: float = 4.0
     minimum_ml: float = 0.5
+    facial_share: float = 0.1
 
 
 def design_implant(
@@ -50,7 +53,7 @@ def design_implant(
     cranial: bool = True,
     rules: ImplantRules | None = None,
 ) -> Volume:
-    """The missing piece: decoded skull minus bone, grown back from the hole's core, opened, in one piece.
+    """What is missing: decoded skull minus bone, grown back from the hole's core, opened, in one piece if cranial.
 
     Args:
         probability: (X, Y, Z) of skull, decoded, canonical.
@@ -75,7 +78,7 @@ def design_implant(
     bone = skull.voxels[window]
     decoded = to_native(probability, frame, box, part) > rules.level
     inside_core = to_native(core.astype(np.float32), frame, box, part) > 0.25
-    piece = _grow(decoded & ~bone, bone, inside_core, part.spacing, rules)
+    piece = _grow(decoded & ~bone, bone, inside_core, part.spacing, rules, 1.0 if cranial else rules.facial_share)
     if piece.sum() * skull.grid.voxel_ml < rules.minimum_ml:
         return empty
     empty.voxels[window] = piece
@@ -93,12 +96,15 @@ def hole_core(
     cranial: bool,
     rules: ImplantRules,
 ) -> np.ndarray:
-    """The largest connected part of the decoded skull that is far from all bone, (X, Y, Z) bool, canonical."""
+    """The largest connected part of the decoded skull that is far from all bone, (X, Y, Z) bool, canonical.
+
+    With it come, of a facial defect, the others of at least `facial_share` of its size.
+    """
     core = far_from_bone(probability > rules.level, bone_share, box.spacing_mm, rules.core_mm)
     core &= scanned(grid, frame, box, rules.border_mm)
     if cranial:
         core &= vault_shell(frame, box, template, rules.shell_mm)
-    return largest_component(core)
+    return large_components(core, 1.0 if cranial else rules.facial_share)
 
 
 def far_from_bone(
@@ -138,23 +144,31 @@ def vault_shell(
     return np.asarray(near.reshape(box.spatial_size))
 
 
-def largest_component(mask: np.ndarray) -> np.ndarray:
-    """The largest part of a mask whose voxels touch by faces; all False for an empty mask."""
+def large_components(mask: np.ndarray, share: float = 1.0) -> np.ndarray:
+    """Parts of a mask, connected by faces, of at least a share of the largest one's voxels; 1 for it alone."""
     labels, count = ndimage.label(mask)
     if count == 0:
         return np.zeros(mask.shape, bool)
-    return np.asarray(labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]))
+    sizes = np.bincount(labels.ravel())[1:]
+    if share >= 1.0:
+        return np.asarray(labels == 1 + np.argmax(sizes))
+    return np.isin(labels, 1 + np.flatnonzero(sizes >= share * sizes.max()))
 
 
 def _grow(
-    difference: np.ndarray, bone: np.ndarray, core: np.ndarray, spacing: tuple[float, ...], rules: ImplantRules
+    difference: np.ndarray,
+    bone: np.ndarray,
+    core: np.ndarray,
+    spacing: tuple[float, ...],
+    rules: ImplantRules,
+    share: float,
 ) -> np.ndarray:
-    """The difference near the hole's core, opened, its cavities filled, largest piece."""
+    """The difference near the hole's core, opened, its cavities filled; pieces of at least a share of the largest."""
     far = difference & core & (_distance_mm(bone, spacing) >= 0.75 * rules.core_mm)
     if not far.any():
         return far
     near = difference & (_distance_mm(far, spacing) <= 0.75 * rules.core_mm + rules.reach_mm)
-    piece = largest_component(_opened(near, spacing, rules.opening_mm))
+    piece = large_components(_opened(near, spacing, rules.opening_mm), share)
     filled = np.asarray(ndimage.binary_fill_holes(piece))
     return filled & ~bone
 
