@@ -264,6 +264,26 @@ def test_monai_reports_bad_input_in_one_line_too(knowing_model: Path, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "rule"),
+    [
+        ("--model_file", "missing.pt", "model_file must exist"),
+        ("--gamma", "abc", "gamma must be a number"),
+        ("--defect_class", "nasal", "defect_class must be auto"),
+    ],
+)
+def test_monai_reports_bad_settings_in_one_line(flag: str, value: str, rule: str, ct: Path, tmp_path: Path) -> None:
+    outcome = run_module(
+        *("monai.bundle", "run", "--config_file", INFERENCE, "--dataset_dir", ct, "--output_dir", tmp_path / "out"),
+        *(flag, value),
+    )
+
+    assert outcome.status == 1
+    assert rule in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("configs", [[str(INFERENCE)], SMOKE])
 def test_monai_refuses_a_mistyped_override_before_any_work(configs: list[str], tmp_path: Path) -> None:
     outcome = run_module(

@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser
 from monai.engines import IterationEvents
 
 from bundle.skull_implant.errors import CaseRefused, InputError
+from bundle.skull_implant.inferers import CompletionInferer
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.writing import CaseWriter
 
@@ -61,6 +62,16 @@ def run_or_exit(evaluator: Engine, writer: CaseWriter) -> None:
     """The same for `python -m monai.bundle run`: one line on stderr and exit status 1."""
     try:
         run_inference(evaluator, writer)
+    except InputError as error:
+        print(str(error), file=sys.stderr)
+        sys.exit(1)
+
+
+def exit_on_bad_settings(model_file: str | Path, gamma: Any, defect_class: str) -> None:
+    """One line on stderr and exit status 1, before MONAI builds anything and would wrap the error in its own."""
+    try:
+        CompletionInferer(gamma, defect_class)
+        SkullCompleter.from_file(model_file)
     except InputError as error:
         print(str(error), file=sys.stderr)
         sys.exit(1)

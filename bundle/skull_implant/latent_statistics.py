@@ -137,8 +137,11 @@ def fit_step(
         alphas: strengths to choose from.
 
     Returns:
-        Slope (latent_size, latent_size), and the share of variance explained on left-out persons.
+        Slope (latent_size, latent_size), and the share of variance explained on left-out persons; zeros where there is
+        a single person, on whom nothing can be chosen.
     """
+    if len(np.unique(owners)) < 2:
+        return np.zeros((steps.shape[1], deviations.shape[1])), 0.0
     folds = GroupKFold(min(5, len(np.unique(owners))))
 
     def error(alpha: float) -> float:
@@ -159,8 +162,11 @@ def save_completer(network: SkullCompleter, model_file: str | Path) -> None:
     path = Path(model_file)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial.{path.name}")
-    torch.save({key: value.cpu() for key, value in network.state_dict().items()}, partial)
-    os.replace(partial, path)
+    try:
+        torch.save({key: value.cpu() for key, value in network.state_dict().items()}, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     logger.info("wrote %s", path)
 
 

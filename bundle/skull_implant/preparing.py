@@ -74,10 +74,16 @@ def find_sources(folder: Path) -> list[Source]:
 
 
 def build_template(sources: Sequence[Source], threshold_hu: float, rounds: int = 4) -> VaultTemplate:
-    """The mean vault of complete skulls: align with an ellipsoid, average, align with the average, and so on."""
+    """The mean vault of complete skulls: align with an ellipsoid, average, align with the average, and so on.
+
+    Raises:
+        InputError: no skull can be read.
+    """
     template = VaultTemplate.ellipsoid()
     with ProcessPoolExecutor(initializer=_single_thread) as pool:
-        points = list(pool.map(partial(_points, threshold_hu=threshold_hu), sources))
+        points = [found for found in pool.map(partial(_points, threshold_hu=threshold_hu), sources) if len(found)]
+        if not points:
+            raise InputError(f"the mean vault must be made of at least one skull, none of {len(sources)} can be read")
         for number in range(rounds):
             outlines = pool.map(partial(_outline, template=template), points)
             template = average_template(outlines, template)
@@ -131,7 +137,11 @@ def prepare_dataset(
 
 
 def _points(source: Source, threshold_hu: float) -> np.ndarray:
-    skull = source.read_skull(threshold_hu)
+    """Bone points (P, 3); none for a skull that cannot be read, which is told and left out when it is written."""
+    try:
+        skull = source.read_skull(threshold_hu)
+    except InputError:
+        return np.empty((0, 3))
     return bone_points(skull.voxels, skull.grid)
 
 
