@@ -35,22 +35,25 @@ def small_images(count: int = 3, seed: int = 0) -> torch.Tensor:
     return torch.rand(count, 1, *BOX.spatial_size, generator=torch.Generator().manual_seed(seed))
 
 
-def small_dataset(folder: Path, training: int = 4) -> DatasetFolder:
+def small_dataset(folder: Path, training: int = 4, defective: int = 0) -> DatasetFolder:
     """Prepared vaults of different sizes: the training skulls, the first without an implant, and one validation skull.
 
-    The official implant of the others is their bone in front of the vertex and right of the midline.
+    The official implant of the others is their bone in front of the vertex and right of the midline. Defective ones
+    come without that bone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     template = VaultTemplate.ellipsoid()
     points = BOX.coordinates().numpy()
-    lists: dict[str, list[dict[str, str]]] = {"training": [], "validation": []}
-    for number in range(training + 1):
+    lists: dict[str, list[dict[str, str]]] = {"training": [], "validation": [], "defective": []}
+    for number in range(training + 1 + defective):
         frame = pose(scales=(0.95 + 0.03 * number, 1.0, 1.05 - 0.03 * number))
         # walls as thick as the voxels are large
         complete = shell(points, frame, template, wall_mm=12.0)
         implant = complete & (points[0] > 5.0) & (points[1] > 20.0) & (points[2] > -60.0)
-        entry = write_skull(folder, f"{number:03d}", complete, None if number == 0 else implant, frame)
-        lists["validation" if number == training else "training"].append(entry)
+        holed = number > training
+        bone, piece = (complete & ~implant, None) if holed else (complete, None if number == 0 else implant)
+        entry = write_skull(folder, f"{number:03d}", bone, piece, frame)
+        lists["defective" if holed else "validation" if number == training else "training"].append(entry)
     write_datalist(folder, lists, BOX, template)
     return DatasetFolder(folder)
 

@@ -233,3 +233,17 @@ def test_in_training_mode_the_code_is_drawn_from_the_posterior(network: SkullCom
 
     torch.testing.assert_close(code.mean(0), torch.tensor([1.0, -2.0]), atol=0.06, rtol=0)
     torch.testing.assert_close(code.std(0), torch.tensor([1.0, torch.e]), atol=0.06, rtol=0)
+
+
+def test_the_activation_and_a_second_convolution_travel_in_the_file(tmp_path: Path) -> None:
+    network = SkullCompleter((16, 24, 16), [3, 5, 6], [2, 2, 2], 7, prelu=False, refined_levels=2).eval()
+    plain = SkullCompleter((16, 24, 16), [3, 5, 6], [2, 2, 2], 7)
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+
+    again = SkullCompleter.from_file(tmp_path / "model.pt")
+
+    image = small_images(2)
+    torch.testing.assert_close(again(image), network(image))
+    assert len(again.decoder.layers) == len(plain.decoder.layers) + 2
+    assert not any(isinstance(layer, torch.nn.PReLU) for layer in again.modules())
+    assert any(isinstance(layer, torch.nn.PReLU) for layer in plain.modules())

@@ -15,7 +15,7 @@ from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.preparing import Source, find_sources, validation_names
 from bundle.skull_implant.volume import write_volume
 from scripts.prepare import prepare
-from tests.end_to_end import Outcome, run_module, small_head, untrained_model
+from tests.end_to_end import Outcome, run_module, small_head, untrained_model, write_skullfix_layout
 
 SIZE = (64, 64, 32)
 
@@ -200,3 +200,15 @@ def test_a_random_split_has_its_share_at_least_one_and_is_the_same_for_a_seed() 
     assert len(validation_names(cases, "", 0.001, 0)) == 1
     assert validation_names(cases, "", 0.2, 0) == validation_names(cases[::-1], "", 0.2, 0)
     assert validation_names(cases, "", 0.2, 0) != validation_names(cases, "", 0.2, 1)
+
+
+def test_defective_skulls_are_a_part_of_their_own(tmp_path: Path, model_file: Path) -> None:
+    source = write_skullfix_layout(tmp_path / "source", seeds=(0, 1))
+    settings = {"template": str(model_file), "validation_share": 0.5, "spatial_size": SIZE}
+
+    prepare(str(source), str(tmp_path / "dataset"), defective=str(source / "complete_skull"), **settings)
+
+    dataset = DatasetFolder(tmp_path / "dataset")
+    assert names(dataset.folder, "defective") == ["defective_000", "defective_001"]
+    assert len(names(dataset.folder, "training")) == len(names(dataset.folder, "validation")) == 1
+    assert all(skull.implant is None for skull in dataset.read("defective", SIZE))

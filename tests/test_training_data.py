@@ -210,3 +210,23 @@ def test_volumes_are_thresholded_only_where_asked(dataset: SkullDataset, binary:
 def test_a_batch_size_below_one_is_refused(dataset: SkullDataset) -> None:
     with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
         SkullBatches(dataset, batch_size=0)
+
+
+def test_skulls_with_a_hole_of_their_own_come_once_an_epoch_as_they_are(tmp_path: Path) -> None:
+    small_dataset(tmp_path, training=2, defective=3)
+    dataset = SkullDataset(str(tmp_path), "training", BOX.spatial_size, defective=True)
+    batches = SkullBatches(dataset, batch_size=4)
+
+    epoch = _epoch(batches)
+
+    assert (len(dataset), dataset.complete_count) == (5, 2)
+    assert len(batches) == 3
+    assert epoch["kind"].bincount().tolist() == [2, 2 + 3, 2]
+    for number in (2, 3, 4):
+        assert sum(torch.equal(volume, dataset[number]["image"]) for volume in epoch["image"]) == 1
+
+
+def test_they_are_left_out_unless_asked_for(tmp_path: Path) -> None:
+    small_dataset(tmp_path, training=2, defective=3)
+
+    assert len(SkullDataset(str(tmp_path), "training", BOX.spatial_size)) == 2
