@@ -62,12 +62,12 @@ def benchmark_inference(folder: Path, size: tuple[int, int, int], runs: int, roo
 def _run(series: Path, output: Path, root: Path) -> Run:
     command = [sys.executable, "-m", "scripts.complete", str(series.absolute()), str(output.absolute()), "--overwrite"]
     started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    complaint = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        complaint = process.stderr.read() if process.stderr else ""
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.perf_counter() - started
-    if status:
+    if process.returncode:
         raise InputError(f"scripts.complete must succeed to be timed, it said: {complaint.strip()[-300:]}")
     report = json.loads((output / series.name / "report.json").read_text())
     return Run(seconds, report["seconds"], usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9)

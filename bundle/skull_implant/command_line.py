@@ -15,7 +15,7 @@ from typing import Any
 import fire
 from fire.decorators import SetParseFns
 
-from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.errors import InputError, as_input_error
 
 USAGE_ERROR = 2
 INPUT_ERROR = 1
@@ -64,6 +64,11 @@ def _guarded(function: Callable[..., int | None]) -> Callable[..., None]:
             _stop(str(error), INPUT_ERROR)
         except KeyboardInterrupt:
             _stop("interrupted", 130)
+        except Exception as error:
+            expected = as_input_error(error)
+            if expected is None:
+                raise
+            _stop(str(expected), INPUT_ERROR)
         sys.exit(status or 0)
 
     return guarded

@@ -12,7 +12,7 @@ from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from monai.engines import IterationEvents
 
-from bundle.skull_implant.errors import CaseRefused, InputError
+from bundle.skull_implant.errors import CaseRefused, InputError, as_input_error
 from bundle.skull_implant.inferers import CompletionInferer
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.writing import CaseWriter
@@ -50,7 +50,7 @@ def run_inference(evaluator: Engine, writer: CaseWriter) -> None:
     try:
         evaluator.run()
     except Exception as error:
-        expected = _input_error(error)
+        expected = as_input_error(error)
         if expected is None:
             raise
         if isinstance(expected, CaseRefused):
@@ -62,8 +62,11 @@ def run_or_exit(evaluator: Engine, writer: CaseWriter) -> None:
     """The same for `python -m monai.bundle run`: one line on stderr and exit status 1."""
     try:
         run_inference(evaluator, writer)
-    except InputError as error:
-        print(str(error), file=sys.stderr)
+    except Exception as error:
+        expected = as_input_error(error)
+        if expected is None:
+            raise
+        print(str(expected), file=sys.stderr)
         sys.exit(1)
 
 
@@ -100,8 +103,10 @@ def complete(config_file: Path, **overrides: Any) -> list[Path]:
         writer.check_targets()
         run_inference(parser.get_parsed_content("evaluator"), writer)
     except RuntimeError as error:  # MONAI wraps what a component raises
-        expected = _input_error(error)
-        raise expected or error from error
+        expected = as_input_error(error)
+        if expected is None:
+            raise
+        raise expected from error
     return list(writer.written)
 
 
@@ -120,12 +125,3 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("device cuda must exist, PyTorch sees no GPU here; use --device cpu")
     return device
-
-
-def _input_error(error: BaseException | None) -> InputError | None:
-    """The InputError in a chain of causes, or None."""
-    while error is not None:
-        if isinstance(error, InputError):
-            return error
-        error = error.__cause__
-    return None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Iterator, Sequence
+
+NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 class InputError(Exception):
@@ -25,3 +28,24 @@ class CaseRefused(InputError):
     def __reduce__(self) -> tuple[type[CaseRefused], tuple[str, list[str]]]:
         # Else pickle, and so a worker process, hands over the message as the case, and no reasons.
         return type(self), (self.case, self.reasons)
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from, each once: MONAI wraps what its components raise."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def as_input_error(error: BaseException) -> InputError | None:
+    """What a user can act on in a chain of errors: an InputError or a disk that takes no more; None if nothing is."""
+    for each in chain(error):
+        if isinstance(each, InputError):
+            return each
+        if isinstance(each, OSError) and each.errno in NOT_WRITABLE:
+            return InputError(
+                f"OUTPUT_DIR must have room and allow writing, got: {each.strerror}; free space or name another folder"
+            )
+    return None

@@ -126,7 +126,9 @@ def _score_person(job: Job, protocol: Protocol) -> tuple[list[Score], list[Skull
         frame = estimate_frame(complete.voxels, complete.grid, scorer.template, case=source.name)
     except CaseRefused as error:
         logger.warning("%s", error)
-        return scorer.refused(part, source.name, "none", "none"), []
+        planned = [("official", "official")] if official is not None else []
+        planned += [*(("varied", site) for site in sites), ("facial", "facial"), ("none", "none")]
+        return [row for defect, site in planned for row in scorer.refused(part, source.name, defect, site)], []
     generator = np.random.default_rng([protocol.seed, number, part == "training"])
     pieces: dict[tuple[str, str], np.ndarray] = {}
     if official is not None:

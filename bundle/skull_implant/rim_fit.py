@@ -34,6 +34,7 @@ class RimFit:
         rim_deg: bone nearer to missing bone is not measured, because its edge may be beveled.
         stiffness: weight of the field's curvature against its distance from a measurement.
         tension: weight of its slope; keeps it from overshooting in large holes.
+        fine_mm: axes with larger voxels are doubled for the corrected grid.
     """
 
     step_deg: float = 3.0
@@ -45,11 +46,12 @@ class RimFit:
     rim_deg: float = 3.0
     stiffness: float = 2.0
     tension: float = 0.2
+    fine_mm: float = 1.5
 
     def refine(
         self, probability: np.ndarray, skull: Volume, frame: CanonicalFrame, box: CanonicalBox, template: VaultTemplate
     ) -> tuple[np.ndarray, np.ndarray, CanonicalBox]:
-        """Corrected probability and share of bone, each (2 X, 2 Y, 2 Z), and their box.
+        """Corrected probability and share of bone on a grid of twice the voxels along coarse axes, and its box.
 
         Args:
             probability: (X, Y, Z) decoded, on the network's grid.
@@ -58,8 +60,12 @@ class RimFit:
             box: the network's canonical box.
             template: mean vault.
         """
-        size = box.spatial_size
-        fine = CanonicalBox((2 * size[0], 2 * size[1], 2 * size[2]), box.size_mm, box.top_mm)
+        # An axis that is fine already stays as it is: a doubled grid of the paper's size would take 8 GB.
+        x, y, z = (
+            2 * count if spacing > self.fine_mm else count
+            for count, spacing in zip(box.spatial_size, box.spacing_mm, strict=True)
+        )
+        fine = CanonicalBox((x, y, z), box.size_mm, box.top_mm)
         bone = to_canonical(skull, frame, fine)
         return self(probability, bone, frame, box, fine, template), bone, fine
 

@@ -69,8 +69,9 @@ class SkullScore:
 
 
 def refused_score(part: str, person: str, defect: str, site: str, method: str) -> Score:
-    """A case that was refused counts as failed: no implant."""
-    return Score(part, person, defect, site, method, 0.0, 0.0, np.inf, True, 0.0, 0.0, "", 0.0)
+    """A case that was refused counts as failed: no implant, and nothing that could be timed."""
+    dsc = np.nan if defect == "none" else 0.0
+    return Score(part, person, defect, site, method, dsc, dsc, np.inf, True, np.nan, np.nan, "", np.nan)
 
 
 def write_csv(path: Path, rows: Sequence[Any]) -> None:
