@@ -147,7 +147,7 @@ def test_every_case_ends_with_a_status_and_the_summary_says_why(tree: Path, sche
 
 
 def test_a_case_that_hangs_dies_hogs_or_has_a_bug_fails_alone(tree: Path, scheduler: str) -> None:
-    for word in ("hang", "die", "bug"):
+    for word in ("hang", "die", "bug", "wrapped"):
         (tree / f"{word}.nii.gz").write_text(word)
 
     outcomes = run(tree, scheduler, timeout_s=4.0)
@@ -155,11 +155,51 @@ def test_a_case_that_hangs_dies_hogs_or_has_a_bug_fails_alone(tree: Path, schedu
     assert "not done after 4 seconds" in outcomes["hang"].reasons[0]
     assert "died (signal SIGSEGV)" in outcomes["die"].reasons[0]
     assert "unexpected KeyError in batch_stand_in.py" in outcomes["bug"].reasons[0]
-    assert "Secret" not in outcomes["bug"].reasons[0]
+    assert "unexpected KeyError in batch_stand_in.py" in outcomes["wrapped"].reasons[0]
+    assert "Secret" not in outcomes["bug"].reasons[0] + outcomes["wrapped"].reasons[0]
     assert [name for name, each in outcomes.items() if each.status == "ok"] == [
         *("a_head", "b_head", "good", "study_series")
     ]
     assert not (tree.parent / "out" / ".batch").exists()
+
+
+@pytest.mark.parametrize(
+    ("cause", "message", "no_space"),
+    [
+        (KeyError("Secret^Name"), "unexpected KeyError in test_batch.py", False),
+        (MemoryError("Secret^Name"), "not enough memory; give more --memory_gb", False),
+        (OSError(28, "No space left", "Secret^Name"), "takes no more (disk full", True),
+    ],
+)
+def test_an_error_that_a_library_wraps_is_told_by_its_cause(
+    cause: Exception, message: str, no_space: bool, tmp_path: Path
+) -> None:
+    def work(*_: Any) -> Path:
+        try:
+            raise cause
+        except Exception as error:
+            raise RuntimeError("applying transform") from error
+
+    (tmp_path / "a.nrrd").write_text("good")
+    outcome = run_case(request(tmp_path / "a.nrrd"), work)
+    assert message in outcome.reasons[0]
+    assert "Secret" not in outcome.reasons[0]
+    assert outcome.no_space == no_space
+
+
+def test_causes_that_run_in_a_circle_or_were_never_raised_end_as_an_outcome(tmp_path: Path) -> None:
+    def itself(*_: Any) -> Path:
+        error = RuntimeError("wrapped")
+        raise error from error
+
+    def circle(*_: Any) -> Path:
+        first, second = RuntimeError("first"), KeyError("second")
+        second.__cause__ = first
+        raise first from second
+
+    (tmp_path / "a.nrrd").write_text("good")
+    for work in (itself, circle):
+        assert "unexpected RuntimeError in test_batch.py" in run_case(request(tmp_path / "a.nrrd"), work).reasons[0]
 
 
 def test_a_case_that_needs_too_much_memory_is_stopped_and_the_next_one_is_done(tmp_path: Path) -> None:

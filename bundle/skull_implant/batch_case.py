@@ -108,8 +108,6 @@ def run_case(request: CaseRequest, work: Work) -> CaseOutcome:
         return _run(request, work, started)
     except InputError as error:
         reason = str(error)
-    except MemoryError:
-        reason = f"{request.name}: not enough memory; give more --memory_gb or fewer --workers"
     except Exception as error:  # one case must not end the others
         full = _out_of_space(error, Path(request.output_root))
         reason = f"{request.name}: {_told(error, full)}"
@@ -214,18 +212,30 @@ def _check_weights(report: dict[str, Any], request: CaseRequest) -> None:
 def _told(error: Exception, full: bool) -> str:
     if full:
         return "OUTPUT_ROOT or the folder for temporary files takes no more (disk full, quota reached or read-only)"
-    # The text of an unexpected error may quote paths, and so a patient.
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}"
+    chain = _chain(error)
+    if any(isinstance(each, MemoryError) for each in chain):
+        return "not enough memory; give more --memory_gb or fewer --workers"
+    # The text of an unexpected error may quote paths, and so a patient. The first cause that was raised tells most.
+    first = [each for each in chain if each.__traceback__ is not None][-1]
+    place = traceback.extract_tb(first.__traceback__)[-1]
+    where = f"{type(first).__name__} in {Path(place.filename).name}, line {place.lineno}"
     return f"unexpected {where}; scripts.complete tells more"
 
 
-def _out_of_space(error: BaseException | None, output_root: Path) -> bool:
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and what led to it, each once: MONAI wraps what a transform raises, and a chain may run in a circle."""
+    chain: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and not any(following is each for each in chain):
+        chain.append(following)
+        following = following.__cause__ or following.__context__
+    return chain
+
+
+def _out_of_space(error: BaseException, output_root: Path) -> bool:
     """Whether writing failed for want of space; ITK's own errors do not say, so the disk is asked."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in NO_RESULT:
-            return True
-        error = error.__cause__ or error.__context__
+    if any(isinstance(each, OSError) and each.errno in NO_RESULT for each in _chain(error)):
+        return True
     with contextlib.suppress(OSError):
         return shutil.disk_usage(output_root).free < 1 << 20
     return False
