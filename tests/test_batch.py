@@ -10,8 +10,10 @@ import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,18 @@ import distributed
 import psutil
 import pytest
 
-from bundle.skull_implant.batch import Resources, run_batch
+from bundle.skull_implant.batch import Resources, _outcome, run_batch
 from bundle.skull_implant.batch_case import CaseOutcome, CaseRequest, complete_case, link_prefix, run_case
 from bundle.skull_implant.batch_folder import BatchFolder
 from bundle.skull_implant.batch_identity import Identity, hash_files, hash_weights
 from bundle.skull_implant.batch_summary import write_summary
-from bundle.skull_implant.case_process import CaseProcess, address_of
+from bundle.skull_implant.case_process import (
+    CaseProcess,
+    address_of,
+    run_in_case_process,
+    stop_case_processes,
+    thread_variables,
+)
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.volume import write_volume
 from tests.batch_stand_in import act
@@ -203,7 +211,7 @@ def test_causes_that_run_in_a_circle_or_were_never_raised_end_as_an_outcome(tmp_
 
 
 def test_a_case_that_needs_too_much_memory_is_stopped_and_the_next_one_is_done(tmp_path: Path) -> None:
-    process = CaseProcess(address_of(act), threads=1)
+    process = CaseProcess(address_of(act), {})
     (tmp_path / "hog.nrrd").write_text("hog")
     (tmp_path / "good.nrrd").write_text("good")
     with contextlib.closing(contextlib.ExitStack()) as stack:
@@ -216,7 +224,7 @@ def test_a_case_that_needs_too_much_memory_is_stopped_and_the_next_one_is_done(t
 
 def test_a_process_is_kept_for_the_next_case_and_ends_with_its_input(tmp_path: Path) -> None:
     (tmp_path / "good.nrrd").write_text("good")
-    process = CaseProcess(address_of(act), threads=1, maximum_cases=2)
+    process = CaseProcess(address_of(act), {}, maximum_cases=2)
     numbers = []
     for number in range(3):
         process.run(request(tmp_path / "good.nrrd", name=f"case{number}"), timeout_s=30.0, memory_gb=0.0)
@@ -229,6 +237,65 @@ def test_a_process_is_kept_for_the_next_case_and_ends_with_its_input(tmp_path: P
     child.stdin.close()
     assert child.wait(10.0) == 0
     process.stop()
+
+
+def test_a_batch_that_ends_leaves_the_processes_of_another_one_alone(tmp_path: Path) -> None:
+    (tmp_path / "slow.nrrd").write_text("slow")
+    (tmp_path / "good.nrrd").write_text("good")
+    outcomes = {}
+
+    def do(word: str) -> None:
+        case = request(tmp_path / f"{word}.nrrd", name=word)
+        limits = {"threads": {}, "timeout_s": 60.0, "memory_gb": 0.0}
+        outcomes[word] = run_in_case_process(case, address_of(act), batch=word, **limits)
+
+    request(tmp_path / "good.nrrd")
+    other = threading.Thread(target=do, args=("slow",))
+    other.start()
+    do("good")
+    stop_case_processes("good")
+    other.join(60.0)
+    stop_case_processes("slow")
+
+    assert {name: each.status for name, each in outcomes.items()} == {"slow": "ok", "good": "ok"}
+
+
+def test_batches_at_the_same_time_on_one_cluster_do_their_own_cases(tmp_path: Path, scheduler: str) -> None:
+    trees = []
+    for word in ("good", "slow"):
+        (tmp_path / word).mkdir()
+        trees.append(many(tmp_path / word, 3))
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda tree: run(tree, scheduler), trees))
+    for tree, outcomes in zip(trees, both, strict=True):
+        assert {each.status for each in outcomes.values()} == {"ok"}, outcomes
+        assert len(list((tree.parent / "out").glob("*/report.json"))) == 3
+
+
+def test_an_outcome_of_another_case_is_a_failure() -> None:
+    class Future:
+        def result(self) -> CaseOutcome:
+            return CaseOutcome("b", "ok")
+
+    assert _outcome(Future(), "a").status == "failed"
+    assert _outcome(Future(), "b").status == "ok"
+
+
+def test_the_users_environment_decides_on_threads_before_the_plan_does() -> None:
+    assert set(thread_variables({}, 4).values()) == {"4"}
+    users = thread_variables({"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2"}, 4)
+    assert (users["OMP_NUM_THREADS"], users["MKL_NUM_THREADS"], users["OPENBLAS_NUM_THREADS"]) == ("3", "2", "3")
+
+
+def test_the_planned_threads_win_over_those_of_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as dask sets it
+    (tmp_path / "good.nrrd").write_text("good")
+    process = CaseProcess(address_of(act), thread_variables({}, 3))
+    assert process.run(request(tmp_path / "good.nrrd"), timeout_s=60.0, memory_gb=0.0).status == "ok"
+    assert process.process is not None
+    environment = psutil.Process(process.process.pid).environ()
+    process.stop()
+    assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "3"
 
 
 def test_the_exit_status_is_0_only_without_failures(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

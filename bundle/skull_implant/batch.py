@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import distributed
 from dask.system import CPU_COUNT
@@ -22,7 +23,7 @@ from bundle.skull_implant.batch_folder import BatchFolder
 from bundle.skull_implant.batch_identity import hash_weights
 from bundle.skull_implant.batch_inputs import BatchInput, find_inputs
 from bundle.skull_implant.batch_summary import STATUSES, write_summary
-from bundle.skull_implant.case_process import address_of, run_in_case_process, stop_case_processes
+from bundle.skull_implant.case_process import address_of, run_in_case_process, stop_case_processes, thread_variables
 from bundle.skull_implant.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -158,11 +159,16 @@ def _run_all(requests: list[CaseRequest], work: str, resources: Resources) -> It
     """Outcomes as they come in; ends early when nothing more can be written."""
     if not requests:
         return
+    batch = uuid4().hex  # other batches may share the cluster
+    threads: dict[str, str] = {}  # the workers of a hospital's cluster have their own
+    if not resources.scheduler:
+        threads = thread_variables(os.environ, max(1, CPU_COUNT // resources.workers))
     with _cluster(resources) as client:
         slots = sum(client.nthreads().values())
         limits: dict[str, Any] = {
             "work": work,
-            "threads": 1 if resources.scheduler else max(1, CPU_COUNT // resources.workers),
+            "threads": threads,
+            "batch": batch,
             "timeout_s": resources.timeout_s,
             "memory_gb": resources.memory_gb / (resources.workers or slots),
         }
@@ -175,7 +181,7 @@ def _run_all(requests: list[CaseRequest], work: str, resources: Resources) -> It
             if request is None:
                 return None
             # Names of keys stand in dashboards and logs of the cluster, so cases are numbered there.
-            future = client.submit(run_in_case_process, request, **limits, key=f"case-{os.getpid()}-{len(names)}")
+            future = client.submit(run_in_case_process, request, **limits, key=f"case-{batch}-{len(names)}")
             names[future.key] = request.name
             return future
 
@@ -191,16 +197,20 @@ def _run_all(requests: list[CaseRequest], work: str, resources: Resources) -> It
                 running.add(following)
             yield outcome
         with contextlib.suppress(Exception):
-            client.run(stop_case_processes)
+            client.run(stop_case_processes, batch)
 
 
 def _outcome(future: distributed.Future, name: str) -> CaseOutcome:
     try:
-        outcome = future.result()
+        answer = future.result()
+        outcome = answer if isinstance(answer, CaseOutcome) else CaseOutcome(**answer)
     except Exception as error:  # a machine of the cluster went away, or lacks the package
         reason = f"{name}: the cluster could not do it ({type(error).__name__}); look at its workers and run it again"
         return CaseOutcome(name, "failed", [reason])
-    return outcome if isinstance(outcome, CaseOutcome) else CaseOutcome(**outcome)
+    if outcome.case != name:
+        reason = f"{name}: the cluster answered with the outcome of another case; run it again"
+        return CaseOutcome(name, "failed", [reason])
+    return outcome
 
 
 @contextlib.contextmanager
