@@ -23,9 +23,9 @@ import psutil
 import pytest
 
 from bundle.skull_implant.batch import Resources, _outcome, run_batch
-from bundle.skull_implant.batch_case import CaseOutcome, CaseRequest, complete_case, link_prefix, run_case
+from bundle.skull_implant.batch_case import CaseOutcome, CaseRequest, complete_case, link_prefix, outcome_of, run_case
 from bundle.skull_implant.batch_folder import BatchFolder
-from bundle.skull_implant.batch_identity import Identity, hash_files, hash_weights
+from bundle.skull_implant.batch_identity import Identity, bundle_state, hash_files, hash_weights
 from bundle.skull_implant.batch_summary import write_summary
 from bundle.skull_implant.case_process import (
     CaseProcess,
@@ -310,7 +310,9 @@ def test_the_exit_status_is_0_only_without_failures(tree: Path, monkeypatch: pyt
     [
         (("--workers", "-1"), "--workers and --memory_gb must be 0 or more"),
         (("--defect_class", "spinal"), "--defect_class must be auto, cranial or facial, got 'spinal'"),
-        (("--gamma", "nan"), "--gamma must be a finite number, got nan"),
+        (("--gamma", "nan"), "--gamma must lie between -10 and 10, got nan; 1 completes"),
+        (("--gamma", "10.5"), "--gamma must lie between -10 and 10, got 10.5; 1 completes"),
+        (("--threshold_hu", "inf"), "--threshold_hu must be a finite number, got inf"),
         (("--model_file", "none.pt"), "none.pt: model_file must be a file that can be read"),
     ],
 )
@@ -640,9 +642,63 @@ def test_results_may_not_go_where_the_inputs_are_nor_two_batches_to_one_folder(t
 
 
 def test_other_settings_are_named() -> None:
-    made = {"input_sha256": "i", "weights_sha256": "w", "settings": {"gamma": 1.0}}
-    assert Identity("i", {"gamma": 1.0}, "w").difference({"batch": made}) == ""
-    assert Identity("i", {"gamma": 1.0, "new": 2}, "w").difference({"batch": made}).endswith("(new None, now 2)")
+    made = {
+        "input_sha256": "i",
+        "weights_sha256": "w",
+        "settings": {"gamma": 1.0},
+        "version": "0.1.0",
+        "config_sha256": "c",
+    }
+    same = Identity("i", {"gamma": 1.0}, "w", "0.1.0", "c")
+    assert same.difference({"batch": made}) == ""
+    assert replace(same, settings={"gamma": 1.0, "new": 2}).difference({"batch": made}).endswith("(new None, now 2)")
+    assert replace(same, version="0.2.0").difference({"batch": made}) == "the result of version 0.1.0, now 0.2.0"
+    assert "configs/inference.yaml" in replace(same, config_sha256="d").difference({"batch": made})
+
+
+def test_a_new_version_and_an_edited_config_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "good.nrrd").write_text("good")
+    case = request(tmp_path / "good.nrrd")
+    assert run_case(case, act).status == "ok"
+    assert run_case(case, act).finished_before
+    version, config = bundle_state()
+    for state, message in (
+        (("9.9.9", config), f"the result of version {version}, now 9.9.9"),
+        ((version, "edited"), "the result of another configs/inference.yaml"),
+    ):
+        monkeypatch.setattr("bundle.skull_implant.batch_case.bundle_state", lambda state=state: state)
+        assert message in run_case(case, act).reasons[0]
+        assert run_case(replace(case, overwrite=True), act).status == "ok"
+        monkeypatch.undo()
+        assert run_case(replace(case, overwrite=True), act).status == "ok"
+
+
+def test_a_damaged_bundle_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"configs: metadata\.json and inference\.yaml must"):
+        bundle_state(tmp_path)
+
+
+def test_a_gpu_that_is_not_there_ends_the_batch_before_any_case(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(InputError, match="device cuda must exist"):
+        run_batch(tree, tree.parent / "out", SETTINGS, tree.parent / "model.pt", device="cuda", work=act)
+    assert not (tree.parent / "out").exists()
+
+
+def test_warnings_of_a_report_stand_in_the_summary(tmp_path: Path) -> None:
+    outcome = outcome_of("a", {"status": "ok", "warnings": ["no SEG", "thick slices"]}, finished_before=False)
+    write_summary(tmp_path, [outcome, CaseOutcome("b", "ok")], SETTINGS)
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        assert [row["warnings"] for row in csv.DictReader(file)] == ["no SEG; thick slices", ""]
+    assert json.loads((tmp_path / "summary.json").read_text())["cases"][0]["warnings"] == outcome.warnings
+
+
+def test_the_command_hands_every_setting_on(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr("bundle.skull_implant.batch.run_batch", lambda *words, **_: seen.append(words[2]) or [])
+    for words in ((), ("--secondary_capture",)):
+        assert run_module("scripts.batch", tree, tree.parent / "out", *words).status == 0
+    assert [each["secondary_capture"] for each in seen] == [False, True]
 
 
 def test_a_bar_is_drawn_on_a_terminal_and_lines_elsewhere(

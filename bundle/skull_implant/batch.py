@@ -82,7 +82,8 @@ def run_batch(
 ) -> list[CaseOutcome]:
     """Do every case below a folder that is not done yet, and write the summary of all.
 
-    A result is recognized by what it was made of: the content of the input files, settings and weights.
+    A result is recognized by what it was made of: the content of the input files, settings, weights, the bundle's
+    version and its `configs/inference.yaml`.
 
     Args:
         input_root: searched with its subfolders.
@@ -100,8 +101,8 @@ def run_batch(
     Raises:
         InputError: nothing to do, no weights, an OUTPUT_ROOT that cannot be written or became full, or no cluster.
     """
-    _check_settings(settings, device)
     resources = (resources or Resources()).for_this_machine()
+    _check_settings(settings, device, is_local=not resources.scheduler)
     input_root, output_root, model_file = map(_absolute, (input_root, output_root, model_file))
     try:
         weights = hash_weights(model_file)
@@ -140,15 +141,21 @@ def run_batch(
     return outcomes
 
 
-def _check_settings(settings: dict[str, Any], device: str) -> None:
-    """Refuse once what every case would fail of."""
+def _check_settings(settings: dict[str, Any], device: str, *, is_local: bool) -> None:
+    """Refuse once what every case would fail of; the devices of other machines are not known here."""
     choices = {"defect_class": (settings["defect_class"], DEFECT_CLASSES), "device": (device.split(":")[0], DEVICES)}
     for name, (value, known) in choices.items():
         if value not in known:
             raise InputError(f"--{name} must be {', '.join(known[:-1])} or {known[-1]}, got {value!r}")
-    for name in ("gamma", "threshold_hu"):
-        if not math.isfinite(settings[name]):
-            raise InputError(f"--{name} must be a finite number, got {settings[name]}")
+    if not -10.0 <= settings["gamma"] <= 10.0:  # as inferers.CompletionInferer has it, which takes seconds to import
+        rule = "--gamma must lie between -10 and 10"
+        raise InputError(f"{rule}, got {settings['gamma']:g}; 1 completes the skull")
+    if not math.isfinite(settings["threshold_hu"]):
+        raise InputError(f"--threshold_hu must be a finite number, got {settings['threshold_hu']}")
+    if is_local and device not in ("auto", "cpu"):
+        from bundle.skull_implant.completion import choose_device  # heavy, and other devices do without
+
+        choose_device(device)
 
 
 def _absolute(path: Path) -> Path:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bundle.skull_implant.batch_identity import REPORT, Identity, hash_files, read_report
+from bundle.skull_implant.batch_identity import REPORT, Identity, bundle_state, hash_files, read_report
 from bundle.skull_implant.batch_names import content_name
 from bundle.skull_implant.errors import CaseRefused, InputError
 
@@ -65,6 +65,7 @@ class CaseOutcome:
         seconds: from the first byte read to the last one written, in the run that computed it.
         finished_before: an earlier run computed it.
         no_space: nothing can be written there any more.
+        warnings: of the report, one sentence each; what does not touch the implant.
     """
 
     case: str
@@ -74,6 +75,7 @@ class CaseOutcome:
     seconds: float | None = None
     finished_before: bool = False
     no_space: bool = False
+    warnings: list[str] = field(default_factory=list)
 
 
 def complete_case(source: Path, output_dir: Path, settings: dict[str, Any]) -> Path:
@@ -119,12 +121,20 @@ def outcome_of(name: str, report: dict[str, Any], finished_before: bool) -> Case
     """The summary's line of a report."""
     volume = report.get("implant", {}).get("volume_ml")
     seconds = report.get("batch", {}).get("seconds")
-    return CaseOutcome(name, report["status"], list(report.get("reasons", [])), volume, seconds, finished_before)
+    return CaseOutcome(
+        name,
+        report["status"],
+        list(report.get("reasons", [])),
+        volume,
+        seconds,
+        finished_before,
+        warnings=list(report.get("warnings", [])),
+    )
 
 
 def _run(request: CaseRequest, work: Work, started: float) -> CaseOutcome:
     files = [Path(each) for each in request.files]
-    identity = Identity(_hashed(files), request.settings, request.weights_sha256)
+    identity = Identity(_hashed(files), request.settings, request.weights_sha256, *bundle_state())
     target = Path(request.output_root) / request.name
     if os.path.lexists(target):
         report = read_report(target)
