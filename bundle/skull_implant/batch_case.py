@@ -134,7 +134,7 @@ def outcome_of(name: str, report: dict[str, Any], finished_before: bool) -> Case
 
 def _run(request: CaseRequest, work: Work, started: float) -> CaseOutcome:
     files = [Path(each) for each in request.files]
-    identity = Identity(_hashed(files), request.settings, request.weights_sha256, *bundle_state())
+    identity = Identity(_hashed(request, files), request.settings, request.weights_sha256, *bundle_state())
     target = Path(request.output_root) / request.name
     if os.path.lexists(target):
         report = read_report(target)
@@ -160,11 +160,12 @@ def _run(request: CaseRequest, work: Work, started: float) -> CaseOutcome:
     return outcome_of(request.name, report, finished_before=False)
 
 
-def _hashed(files: list[Path]) -> str:
+def _hashed(request: CaseRequest, files: list[Path]) -> str:
     try:
         return hash_files(files)
     except OSError as error:
-        name = Path(error.filename or files[0]).name
+        # A slice's name may be the patient's; a volume file's is the case's name.
+        name = request.name if request.is_series else Path(error.filename or files[0]).name
         raise InputError(f"{name}: cannot be read ({error.strerror}); check the path and its permissions") from error
 
 
