@@ -12,6 +12,7 @@ def batch(
     device: str = "auto",
     model_file: str = "models/model.pt",
     keep_decoded: bool = False,
+    secondary_capture: bool = False,
     overwrite: bool = False,
     workers: int = 0,
     memory_gb: float = 0.0,
@@ -21,7 +22,7 @@ def batch(
     """Do every CT series and every volume file below INPUT_ROOT; the same command again does what is left.
 
     Each case gets OUTPUT_ROOT/<case>/ as scripts.complete writes it; summary.csv and summary.json tell of all.
-    A finished case is recognized by the content of its files, the settings and the weights.
+    A finished case is recognized by the content of its files, the settings, the weights and the bundle's version.
 
     Args:
         input_root: folder, searched with its subfolders.
@@ -32,6 +33,7 @@ def batch(
         device: auto, cpu or cuda.
         model_file: weights.
         keep_decoded: also write decoded.nii.gz, the decoder's own skull, uncleaned.
+        secondary_capture: for a DICOM series, also write preview.dcm, the preview as a DICOM Secondary Capture.
         overwrite: replace earlier results of another input, other settings or other weights.
         workers: cases at a time; 0 for as many as this machine has cores and memory for.
         memory_gb: of all cases together; 0 for three quarters of this machine's, or no limit on other machines.
@@ -48,6 +50,7 @@ def batch(
         "defect_class": defect_class,
         "threshold_hu": threshold_hu,
         "keep_decoded": keep_decoded,
+        "secondary_capture": secondary_capture,
     }
     outcomes = run_batch(
         Path(input_root),

@@ -29,6 +29,11 @@ def act(source: Path, output_dir: Path, settings: dict[str, Any]) -> Path:
         os.kill(os.getpid(), signal.SIGSEGV)
     elif word == "bug":
         raise KeyError("Secret^Name")
+    elif word == "wrapped":  # as MONAI does
+        try:
+            raise KeyError("Secret^Name")
+        except KeyError as error:
+            raise RuntimeError("applying transform") from error
     elif word == "damaged":
         raise InputError(f"{source.name}: must be whole, half of it arrived; copy it again")
     elif word == "hog":

@@ -10,8 +10,10 @@ import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,18 @@ import distributed
 import psutil
 import pytest
 
-from bundle.skull_implant.batch import Resources, run_batch
-from bundle.skull_implant.batch_case import CaseOutcome, CaseRequest, complete_case, link_prefix, run_case
+from bundle.skull_implant.batch import Resources, _outcome, run_batch
+from bundle.skull_implant.batch_case import CaseOutcome, CaseRequest, complete_case, link_prefix, outcome_of, run_case
 from bundle.skull_implant.batch_folder import BatchFolder
-from bundle.skull_implant.batch_identity import Identity, hash_files, hash_weights
+from bundle.skull_implant.batch_identity import Identity, bundle_state, hash_files, hash_weights
 from bundle.skull_implant.batch_summary import write_summary
-from bundle.skull_implant.case_process import CaseProcess, address_of
+from bundle.skull_implant.case_process import (
+    CaseProcess,
+    address_of,
+    run_in_case_process,
+    stop_case_processes,
+    thread_variables,
+)
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.volume import write_volume
 from tests.batch_stand_in import act
@@ -147,7 +155,7 @@ def test_every_case_ends_with_a_status_and_the_summary_says_why(tree: Path, sche
 
 
 def test_a_case_that_hangs_dies_hogs_or_has_a_bug_fails_alone(tree: Path, scheduler: str) -> None:
-    for word in ("hang", "die", "bug"):
+    for word in ("hang", "die", "bug", "wrapped"):
         (tree / f"{word}.nii.gz").write_text(word)
 
     outcomes = run(tree, scheduler, timeout_s=4.0)
@@ -155,15 +163,55 @@ def test_a_case_that_hangs_dies_hogs_or_has_a_bug_fails_alone(tree: Path, schedu
     assert "not done after 4 seconds" in outcomes["hang"].reasons[0]
     assert "died (signal SIGSEGV)" in outcomes["die"].reasons[0]
     assert "unexpected KeyError in batch_stand_in.py" in outcomes["bug"].reasons[0]
-    assert "Secret" not in outcomes["bug"].reasons[0]
+    assert "unexpected KeyError in batch_stand_in.py" in outcomes["wrapped"].reasons[0]
+    assert "Secret" not in outcomes["bug"].reasons[0] + outcomes["wrapped"].reasons[0]
     assert [name for name, each in outcomes.items() if each.status == "ok"] == [
         *("a_head", "b_head", "good", "study_series")
     ]
     assert not (tree.parent / "out" / ".batch").exists()
 
 
+@pytest.mark.parametrize(
+    ("cause", "message", "no_space"),
+    [
+        (KeyError("Secret^Name"), "unexpected KeyError in test_batch.py", False),
+        (MemoryError("Secret^Name"), "not enough memory; give more --memory_gb", False),
+        (OSError(28, "No space left", "Secret^Name"), "takes no more (disk full", True),
+    ],
+)
+def test_an_error_that_a_library_wraps_is_told_by_its_cause(
+    cause: Exception, message: str, no_space: bool, tmp_path: Path
+) -> None:
+    def work(*_: Any) -> Path:
+        try:
+            raise cause
+        except Exception as error:
+            raise RuntimeError("applying transform") from error
+
+    (tmp_path / "a.nrrd").write_text("good")
+    outcome = run_case(request(tmp_path / "a.nrrd"), work)
+    assert message in outcome.reasons[0]
+    assert "Secret" not in outcome.reasons[0]
+    assert outcome.no_space == no_space
+
+
+def test_causes_that_run_in_a_circle_or_were_never_raised_end_as_an_outcome(tmp_path: Path) -> None:
+    def itself(*_: Any) -> Path:
+        error = RuntimeError("wrapped")
+        raise error from error
+
+    def circle(*_: Any) -> Path:
+        first, second = RuntimeError("first"), KeyError("second")
+        second.__cause__ = first
+        raise first from second
+
+    (tmp_path / "a.nrrd").write_text("good")
+    for work in (itself, circle):
+        assert "unexpected RuntimeError in test_batch.py" in run_case(request(tmp_path / "a.nrrd"), work).reasons[0]
+
+
 def test_a_case_that_needs_too_much_memory_is_stopped_and_the_next_one_is_done(tmp_path: Path) -> None:
-    process = CaseProcess(address_of(act), threads=1)
+    process = CaseProcess(address_of(act), {})
     (tmp_path / "hog.nrrd").write_text("hog")
     (tmp_path / "good.nrrd").write_text("good")
     with contextlib.closing(contextlib.ExitStack()) as stack:
@@ -176,7 +224,7 @@ def test_a_case_that_needs_too_much_memory_is_stopped_and_the_next_one_is_done(t
 
 def test_a_process_is_kept_for_the_next_case_and_ends_with_its_input(tmp_path: Path) -> None:
     (tmp_path / "good.nrrd").write_text("good")
-    process = CaseProcess(address_of(act), threads=1, maximum_cases=2)
+    process = CaseProcess(address_of(act), {}, maximum_cases=2)
     numbers = []
     for number in range(3):
         process.run(request(tmp_path / "good.nrrd", name=f"case{number}"), timeout_s=30.0, memory_gb=0.0)
@@ -191,6 +239,65 @@ def test_a_process_is_kept_for_the_next_case_and_ends_with_its_input(tmp_path: P
     process.stop()
 
 
+def test_a_batch_that_ends_leaves_the_processes_of_another_one_alone(tmp_path: Path) -> None:
+    (tmp_path / "slow.nrrd").write_text("slow")
+    (tmp_path / "good.nrrd").write_text("good")
+    outcomes = {}
+
+    def do(word: str) -> None:
+        case = request(tmp_path / f"{word}.nrrd", name=word)
+        limits = {"threads": {}, "timeout_s": 60.0, "memory_gb": 0.0}
+        outcomes[word] = run_in_case_process(case, address_of(act), batch=word, **limits)
+
+    request(tmp_path / "good.nrrd")
+    other = threading.Thread(target=do, args=("slow",))
+    other.start()
+    do("good")
+    stop_case_processes("good")
+    other.join(60.0)
+    stop_case_processes("slow")
+
+    assert {name: each.status for name, each in outcomes.items()} == {"slow": "ok", "good": "ok"}
+
+
+def test_batches_at_the_same_time_on_one_cluster_do_their_own_cases(tmp_path: Path, scheduler: str) -> None:
+    trees = []
+    for word in ("good", "slow"):
+        (tmp_path / word).mkdir()
+        trees.append(many(tmp_path / word, 3))
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda tree: run(tree, scheduler), trees))
+    for tree, outcomes in zip(trees, both, strict=True):
+        assert {each.status for each in outcomes.values()} == {"ok"}, outcomes
+        assert len(list((tree.parent / "out").glob("*/report.json"))) == 3
+
+
+def test_an_outcome_of_another_case_is_a_failure() -> None:
+    class Future:
+        def result(self) -> CaseOutcome:
+            return CaseOutcome("b", "ok")
+
+    assert _outcome(Future(), "a").status == "failed"
+    assert _outcome(Future(), "b").status == "ok"
+
+
+def test_the_users_environment_decides_on_threads_before_the_plan_does() -> None:
+    assert set(thread_variables({}, 4).values()) == {"4"}
+    users = thread_variables({"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2"}, 4)
+    assert (users["OMP_NUM_THREADS"], users["MKL_NUM_THREADS"], users["OPENBLAS_NUM_THREADS"]) == ("3", "2", "3")
+
+
+def test_the_planned_threads_win_over_those_of_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as dask sets it
+    (tmp_path / "good.nrrd").write_text("good")
+    process = CaseProcess(address_of(act), thread_variables({}, 3))
+    assert process.run(request(tmp_path / "good.nrrd"), timeout_s=60.0, memory_gb=0.0).status == "ok"
+    assert process.process is not None
+    environment = psutil.Process(process.process.pid).environ()
+    process.stop()
+    assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "3"
+
+
 def test_the_exit_status_is_0_only_without_failures(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for status, expected in {"ok": 0, "review": 0, "refused": 0, "failed": 1}.items():
         outcomes = [CaseOutcome("a", "ok"), CaseOutcome("b", status)]
@@ -203,7 +310,9 @@ def test_the_exit_status_is_0_only_without_failures(tree: Path, monkeypatch: pyt
     [
         (("--workers", "-1"), "--workers and --memory_gb must be 0 or more"),
         (("--defect_class", "spinal"), "--defect_class must be auto, cranial or facial, got 'spinal'"),
-        (("--gamma", "nan"), "--gamma must be a finite number, got nan"),
+        (("--gamma", "nan"), "--gamma must lie between -10 and 10, got nan; 1 completes"),
+        (("--gamma", "10.5"), "--gamma must lie between -10 and 10, got 10.5; 1 completes"),
+        (("--threshold_hu", "inf"), "--threshold_hu must be a finite number, got inf"),
         (("--model_file", "none.pt"), "none.pt: model_file must be a file that can be read"),
     ],
 )
@@ -533,9 +642,63 @@ def test_results_may_not_go_where_the_inputs_are_nor_two_batches_to_one_folder(t
 
 
 def test_other_settings_are_named() -> None:
-    made = {"input_sha256": "i", "weights_sha256": "w", "settings": {"gamma": 1.0}}
-    assert Identity("i", {"gamma": 1.0}, "w").difference({"batch": made}) == ""
-    assert Identity("i", {"gamma": 1.0, "new": 2}, "w").difference({"batch": made}).endswith("(new None, now 2)")
+    made = {
+        "input_sha256": "i",
+        "weights_sha256": "w",
+        "settings": {"gamma": 1.0},
+        "version": "0.1.0",
+        "config_sha256": "c",
+    }
+    same = Identity("i", {"gamma": 1.0}, "w", "0.1.0", "c")
+    assert same.difference({"batch": made}) == ""
+    assert replace(same, settings={"gamma": 1.0, "new": 2}).difference({"batch": made}).endswith("(new None, now 2)")
+    assert replace(same, version="0.2.0").difference({"batch": made}) == "the result of version 0.1.0, now 0.2.0"
+    assert "configs/inference.yaml" in replace(same, config_sha256="d").difference({"batch": made})
+
+
+def test_a_new_version_and_an_edited_config_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "good.nrrd").write_text("good")
+    case = request(tmp_path / "good.nrrd")
+    assert run_case(case, act).status == "ok"
+    assert run_case(case, act).finished_before
+    version, config = bundle_state()
+    for state, message in (
+        (("9.9.9", config), f"the result of version {version}, now 9.9.9"),
+        ((version, "edited"), "the result of another configs/inference.yaml"),
+    ):
+        monkeypatch.setattr("bundle.skull_implant.batch_case.bundle_state", lambda state=state: state)
+        assert message in run_case(case, act).reasons[0]
+        assert run_case(replace(case, overwrite=True), act).status == "ok"
+        monkeypatch.undo()
+        assert run_case(replace(case, overwrite=True), act).status == "ok"
+
+
+def test_a_damaged_bundle_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"configs: metadata\.json and inference\.yaml must"):
+        bundle_state(tmp_path)
+
+
+def test_a_gpu_that_is_not_there_ends_the_batch_before_any_case(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(InputError, match="device cuda must exist"):
+        run_batch(tree, tree.parent / "out", SETTINGS, tree.parent / "model.pt", device="cuda", work=act)
+    assert not (tree.parent / "out").exists()
+
+
+def test_warnings_of_a_report_stand_in_the_summary(tmp_path: Path) -> None:
+    outcome = outcome_of("a", {"status": "ok", "warnings": ["no SEG", "thick slices"]}, finished_before=False)
+    write_summary(tmp_path, [outcome, CaseOutcome("b", "ok")], SETTINGS)
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        assert [row["warnings"] for row in csv.DictReader(file)] == ["no SEG; thick slices", ""]
+    assert json.loads((tmp_path / "summary.json").read_text())["cases"][0]["warnings"] == outcome.warnings
+
+
+def test_the_command_hands_every_setting_on(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr("bundle.skull_implant.batch.run_batch", lambda *words, **_: seen.append(words[2]) or [])
+    for words in ((), ("--secondary_capture",)):
+        assert run_module("scripts.batch", tree, tree.parent / "out", *words).status == 0
+    assert [each["secondary_capture"] for each in seen] == [False, True]
 
 
 def test_a_bar_is_drawn_on_a_terminal_and_lines_elsewhere(

@@ -18,6 +18,7 @@ from bundle.skull_implant.errors import InputError
 from tests.dicom_files import write_series
 
 VOXELS = np.zeros((4, 4, 3), np.int16)
+OTHER_DATES = ("03021901", "ct/03.02.1901", "02031901_ct", "02-03-1901")
 
 
 def touch(path: Path) -> Path:
@@ -60,6 +61,22 @@ def test_volumes_and_series_are_found_at_any_depth_and_junk_is_not(
     assert str(tmp_path) not in caplog.text
     assert "2 files that are neither DICOM nor a volume" in caplog.text
     assert "2 hidden files and folders" in caplog.text
+
+
+def test_earlier_results_are_no_inputs_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path / "a.nii.gz")
+    for name in ("old/a/skull.nii.gz", "mine/b.nii.gz", "list/c.nii.gz", "half/d.nii.gz", "old/a/below/e.nii.gz"):
+        touch(tmp_path / name)
+    (tmp_path / "old" / "a" / "report.json").write_text('{"status": "ok", "weights": {}}')
+    (tmp_path / "mine" / "report.json").write_text('{"status": "ok"}')  # of another program
+    (tmp_path / "list" / "report.json").write_text('["status", "weights"]')
+    (tmp_path / "half" / "report.json").write_text('{"status": ')
+
+    with caplog.at_level(logging.INFO):
+        inputs = found(tmp_path)
+
+    assert list(inputs) == ["a", "b", "c", "d", "e"]
+    assert "1 earlier results" in caplog.text
 
 
 def test_links_that_lead_in_circles_are_not_followed_and_links_to_files_are(tmp_path: Path) -> None:
@@ -120,7 +137,9 @@ def test_the_input_folder_itself_may_hold_the_series(tmp_path: Path) -> None:
     assert list(found(tmp_path / "ct")) == ["ct"]
 
 
-@pytest.mark.parametrize("folder", ["name_secret/ct", "SecretName/ct", "x/secret-ID 7", "19010203_ct", "1901-02-03"])
+@pytest.mark.parametrize(
+    "folder", ["name_secret/ct", "SecretName/ct", "x/secret-ID 7", "19010203_ct", "1901-02-03", *OTHER_DATES]
+)
 def test_a_folder_that_names_the_patient_names_no_case(folder: str, tmp_path: Path) -> None:
     write_series(tmp_path / folder, VOXELS)
     (name,) = found(tmp_path)
@@ -145,7 +164,8 @@ def test_what_cannot_be_read_is_reported_and_not_fatal(tmp_path: Path) -> None:
     assert set(inputs["scan"].files) == {*series, tmp_path / "scan" / "slice"}  # it may be the top of the head
     (other,) = (each for name, each in inputs.items() if name != "scan")
     assert other.name.startswith("unreadable_")
-    assert "thing: cannot be read" in other.problem
+    assert other.problem.startswith(f"{other.name}: cannot be read")
+    assert "thing" not in other.problem  # it may name the patient
 
 
 def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,8 +179,9 @@ def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch:
     (tmp_path / "closed").mkdir()
     monkeypatch.setattr(os, "scandir", scandir)
 
-    (problem,) = [each.problem for each in found(tmp_path).values() if each.problem]
-    assert problem.startswith("closed: the folder cannot be read (Permission denied)")
+    (closed,) = [each for each in found(tmp_path).values() if each.problem]
+    assert closed.problem.startswith(f"{closed.name}: the folder cannot be read (Permission denied)")
+    assert "closed" not in closed.problem
 
 
 def test_a_slice_cut_off_in_its_header_stays_with_its_series(tmp_path: Path) -> None:

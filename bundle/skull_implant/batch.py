@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import distributed
 from dask.system import CPU_COUNT
@@ -22,7 +23,7 @@ from bundle.skull_implant.batch_folder import BatchFolder
 from bundle.skull_implant.batch_identity import hash_weights
 from bundle.skull_implant.batch_inputs import BatchInput, find_inputs
 from bundle.skull_implant.batch_summary import STATUSES, write_summary
-from bundle.skull_implant.case_process import address_of, run_in_case_process, stop_case_processes
+from bundle.skull_implant.case_process import address_of, run_in_case_process, stop_case_processes, thread_variables
 from bundle.skull_implant.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,8 @@ def run_batch(
 ) -> list[CaseOutcome]:
     """Do every case below a folder that is not done yet, and write the summary of all.
 
-    A result is recognized by what it was made of: the content of the input files, settings and weights.
+    A result is recognized by what it was made of: the content of the input files, settings, weights, the bundle's
+    version and its `configs/inference.yaml`.
 
     Args:
         input_root: searched with its subfolders.
@@ -99,8 +101,8 @@ def run_batch(
     Raises:
         InputError: nothing to do, no weights, an OUTPUT_ROOT that cannot be written or became full, or no cluster.
     """
-    _check_settings(settings, device)
     resources = (resources or Resources()).for_this_machine()
+    _check_settings(settings, device, is_local=not resources.scheduler)
     input_root, output_root, model_file = map(_absolute, (input_root, output_root, model_file))
     try:
         weights = hash_weights(model_file)
@@ -139,15 +141,21 @@ def run_batch(
     return outcomes
 
 
-def _check_settings(settings: dict[str, Any], device: str) -> None:
-    """Refuse once what every case would fail of."""
+def _check_settings(settings: dict[str, Any], device: str, *, is_local: bool) -> None:
+    """Refuse once what every case would fail of; the devices of other machines are not known here."""
     choices = {"defect_class": (settings["defect_class"], DEFECT_CLASSES), "device": (device.split(":")[0], DEVICES)}
     for name, (value, known) in choices.items():
         if value not in known:
             raise InputError(f"--{name} must be {', '.join(known[:-1])} or {known[-1]}, got {value!r}")
-    for name in ("gamma", "threshold_hu"):
-        if not math.isfinite(settings[name]):
-            raise InputError(f"--{name} must be a finite number, got {settings[name]}")
+    if not -10.0 <= settings["gamma"] <= 10.0:  # as inferers.CompletionInferer has it, which takes seconds to import
+        rule = "--gamma must lie between -10 and 10"
+        raise InputError(f"{rule}, got {settings['gamma']:g}; 1 completes the skull")
+    if not math.isfinite(settings["threshold_hu"]):
+        raise InputError(f"--threshold_hu must be a finite number, got {settings['threshold_hu']}")
+    if is_local and device not in ("auto", "cpu"):
+        from bundle.skull_implant.completion import choose_device  # heavy, and other devices do without
+
+        choose_device(device)
 
 
 def _absolute(path: Path) -> Path:
@@ -158,11 +166,16 @@ def _run_all(requests: list[CaseRequest], work: str, resources: Resources) -> It
     """Outcomes as they come in; ends early when nothing more can be written."""
     if not requests:
         return
+    batch = uuid4().hex  # other batches may share the cluster
+    threads: dict[str, str] = {}  # the workers of a hospital's cluster have their own
+    if not resources.scheduler:
+        threads = thread_variables(os.environ, max(1, CPU_COUNT // resources.workers))
     with _cluster(resources) as client:
         slots = sum(client.nthreads().values())
         limits: dict[str, Any] = {
             "work": work,
-            "threads": 1 if resources.scheduler else max(1, CPU_COUNT // resources.workers),
+            "threads": threads,
+            "batch": batch,
             "timeout_s": resources.timeout_s,
             "memory_gb": resources.memory_gb / (resources.workers or slots),
         }
@@ -175,7 +188,7 @@ def _run_all(requests: list[CaseRequest], work: str, resources: Resources) -> It
             if request is None:
                 return None
             # Names of keys stand in dashboards and logs of the cluster, so cases are numbered there.
-            future = client.submit(run_in_case_process, request, **limits, key=f"case-{os.getpid()}-{len(names)}")
+            future = client.submit(run_in_case_process, request, **limits, key=f"case-{batch}-{len(names)}")
             names[future.key] = request.name
             return future
 
@@ -191,16 +204,20 @@ def _run_all(requests: list[CaseRequest], work: str, resources: Resources) -> It
                 running.add(following)
             yield outcome
         with contextlib.suppress(Exception):
-            client.run(stop_case_processes)
+            client.run(stop_case_processes, batch)
 
 
 def _outcome(future: distributed.Future, name: str) -> CaseOutcome:
     try:
-        outcome = future.result()
+        answer = future.result()
+        outcome = answer if isinstance(answer, CaseOutcome) else CaseOutcome(**answer)
     except Exception as error:  # a machine of the cluster went away, or lacks the package
         reason = f"{name}: the cluster could not do it ({type(error).__name__}); look at its workers and run it again"
         return CaseOutcome(name, "failed", [reason])
-    return outcome if isinstance(outcome, CaseOutcome) else CaseOutcome(**outcome)
+    if outcome.case != name:
+        reason = f"{name}: the cluster answered with the outcome of another case; run it again"
+        return CaseOutcome(name, "failed", [reason])
+    return outcome
 
 
 @contextlib.contextmanager

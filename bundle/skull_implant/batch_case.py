@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bundle.skull_implant.batch_identity import REPORT, Identity, hash_files, read_report
+from bundle.skull_implant.batch_identity import REPORT, Identity, bundle_state, hash_files, read_report
 from bundle.skull_implant.batch_names import content_name
 from bundle.skull_implant.errors import CaseRefused, InputError
 
@@ -65,6 +65,7 @@ class CaseOutcome:
         seconds: from the first byte read to the last one written, in the run that computed it.
         finished_before: an earlier run computed it.
         no_space: nothing can be written there any more.
+        warnings: of the report, one sentence each; what does not touch the implant.
     """
 
     case: str
@@ -74,6 +75,7 @@ class CaseOutcome:
     seconds: float | None = None
     finished_before: bool = False
     no_space: bool = False
+    warnings: list[str] = field(default_factory=list)
 
 
 def complete_case(source: Path, output_dir: Path, settings: dict[str, Any]) -> Path:
@@ -108,8 +110,6 @@ def run_case(request: CaseRequest, work: Work) -> CaseOutcome:
         return _run(request, work, started)
     except InputError as error:
         reason = str(error)
-    except MemoryError:
-        reason = f"{request.name}: not enough memory; give more --memory_gb or fewer --workers"
     except Exception as error:  # one case must not end the others
         full = _out_of_space(error, Path(request.output_root))
         reason = f"{request.name}: {_told(error, full)}"
@@ -121,12 +121,20 @@ def outcome_of(name: str, report: dict[str, Any], finished_before: bool) -> Case
     """The summary's line of a report."""
     volume = report.get("implant", {}).get("volume_ml")
     seconds = report.get("batch", {}).get("seconds")
-    return CaseOutcome(name, report["status"], list(report.get("reasons", [])), volume, seconds, finished_before)
+    return CaseOutcome(
+        name,
+        report["status"],
+        list(report.get("reasons", [])),
+        volume,
+        seconds,
+        finished_before,
+        warnings=list(report.get("warnings", [])),
+    )
 
 
 def _run(request: CaseRequest, work: Work, started: float) -> CaseOutcome:
     files = [Path(each) for each in request.files]
-    identity = Identity(_hashed(files), request.settings, request.weights_sha256)
+    identity = Identity(_hashed(request, files), request.settings, request.weights_sha256, *bundle_state())
     target = Path(request.output_root) / request.name
     if os.path.lexists(target):
         report = read_report(target)
@@ -152,11 +160,12 @@ def _run(request: CaseRequest, work: Work, started: float) -> CaseOutcome:
     return outcome_of(request.name, report, finished_before=False)
 
 
-def _hashed(files: list[Path]) -> str:
+def _hashed(request: CaseRequest, files: list[Path]) -> str:
     try:
         return hash_files(files)
     except OSError as error:
-        name = Path(error.filename or files[0]).name
+        # A slice's name may be the patient's; a volume file's is the case's name.
+        name = request.name if request.is_series else Path(error.filename or files[0]).name
         raise InputError(f"{name}: cannot be read ({error.strerror}); check the path and its permissions") from error
 
 
@@ -214,18 +223,30 @@ def _check_weights(report: dict[str, Any], request: CaseRequest) -> None:
 def _told(error: Exception, full: bool) -> str:
     if full:
         return "OUTPUT_ROOT or the folder for temporary files takes no more (disk full, quota reached or read-only)"
-    # The text of an unexpected error may quote paths, and so a patient.
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}"
+    chain = _chain(error)
+    if any(isinstance(each, MemoryError) for each in chain):
+        return "not enough memory; give more --memory_gb or fewer --workers"
+    # The text of an unexpected error may quote paths, and so a patient. The first cause that was raised tells most.
+    first = [each for each in chain if each.__traceback__ is not None][-1]
+    place = traceback.extract_tb(first.__traceback__)[-1]
+    where = f"{type(first).__name__} in {Path(place.filename).name}, line {place.lineno}"
     return f"unexpected {where}; scripts.complete tells more"
 
 
-def _out_of_space(error: BaseException | None, output_root: Path) -> bool:
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and what led to it, each once: MONAI wraps what a transform raises, and a chain may run in a circle."""
+    chain: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and not any(following is each for each in chain):
+        chain.append(following)
+        following = following.__cause__ or following.__context__
+    return chain
+
+
+def _out_of_space(error: BaseException, output_root: Path) -> bool:
     """Whether writing failed for want of space; ITK's own errors do not say, so the disk is asked."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in NO_RESULT:
-            return True
-        error = error.__cause__ or error.__context__
+    if any(isinstance(each, OSError) and each.errno in NO_RESULT for each in _chain(error)):
+        return True
     with contextlib.suppress(OSError):
         return shutil.disk_usage(output_root).free < 1 << 20
     return False

@@ -1,4 +1,4 @@
-"""What a result was made of: input files by content, settings and weights; so that finished cases are recognized."""
+"""What a result was made of: input files by content, settings, weights, version; so that finished cases are known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from bundle.skull_implant.errors import InputError
+
 REPORT = "report.json"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,15 @@ class Identity:
         input_sha256: of the input files' contents, whatever they are called.
         settings: those that change voxels or what is written.
         weights_sha256: of the model file.
+        version: of the bundle.
+        config_sha256: of `configs/inference.yaml`.
     """
 
     input_sha256: str
     settings: Mapping[str, Any]
     weights_sha256: str
+    version: str
+    config_sha256: str
 
     def difference(self, report: dict[str, Any]) -> str:
         """In what an earlier result differs from this, in words; empty if in nothing."""
@@ -36,6 +43,10 @@ class Identity:
             return "the result of another input"
         if made_of.get("weights_sha256") != self.weights_sha256:
             return "the result of other weights"
+        if made_of.get("version") != self.version:
+            return f"the result of version {made_of.get('version', 'unknown')}, now {self.version}"
+        if made_of.get("config_sha256") != self.config_sha256:
+            return "the result of another configs/inference.yaml"
         earlier = made_of.get("settings") or {}
         changed = [
             f"{key} {earlier.get(key)}, now {self.settings.get(key)}"
@@ -63,6 +74,20 @@ def hash_weights(model_file: Path) -> str:
     """
     state = model_file.stat()
     return _hash_once(model_file, state.st_mtime_ns, state.st_size)
+
+
+def bundle_state(configs: Path = CONFIGS) -> tuple[str, str]:
+    """The bundle's version, and SHA-256 of the config that every case runs through.
+
+    Raises:
+        InputError: one of the files is not there or is damaged.
+    """
+    try:
+        version = str(json.loads((configs / "metadata.json").read_text(encoding="utf-8"))["version"])
+        return version, _sha256(configs / "inference.yaml")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        rule = "metadata.json and inference.yaml must be there and whole"
+        raise InputError(f"configs: {rule} ({type(error).__name__}); install the bundle again") from error
 
 
 def read_report(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
@@ -13,6 +14,7 @@ from pathlib import Path
 import pydicom
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
+from bundle.skull_implant.batch_identity import REPORT
 from bundle.skull_implant.batch_names import (
     carries_patient,
     content_name,
@@ -51,8 +53,8 @@ def find_inputs(root: Path, output_root: Path) -> list[BatchInput]:
     """The cases at or below a folder, in the order of their names.
 
     A series is all CT files with one SeriesInstanceUID, wherever they lie; localizers, other modalities and reports are
-    passed over. So are hidden files and folders and those that are neither DICOM nor a volume. Links to folders are not
-    followed, so that links cannot lead round in circles; links to files are.
+    passed over. So are earlier results of this bundle, hidden files and folders and those that are neither DICOM nor a
+    volume. Links to folders are not followed, so that links cannot lead round in circles; links to files are.
 
     Args:
         root: searched with its subfolders.
@@ -77,7 +79,7 @@ def find_inputs(root: Path, output_root: Path) -> list[BatchInput]:
         logger.info("%s", tree.told())
     names = distinct_names([candidates for candidates, _ in wanted])
     inputs = [
-        BatchInput(name, each.files, each.is_series, each.problem)
+        BatchInput(name, each.files, each.is_series, each.problem and f"{name}: {each.problem}")
         for name, (_, each) in zip(names, wanted, strict=True)
     ]
     return sorted(inputs, key=lambda each: each.name)
@@ -150,10 +152,25 @@ def _files(tree: _Tree, output_root: Path) -> Iterator[Path]:
         subfolders[:] = sorted(
             each for each in set(subfolders) - {*links, *hidden} if (here / each).resolve() != results
         )
+        if REPORT in names and _is_result(here):
+            tree.passed_over["earlier results"] += 1
+            continue
         yield from (here / each for each in sorted(set(names) - set(hidden)))
     for kind in ("links to folders", "hidden files and folders"):
         if not tree.passed_over[kind]:
             del tree.passed_over[kind]
+
+
+def _is_result(folder: Path) -> bool:
+    """Whether this bundle wrote a folder, so that its files are no inputs; folders in it are still searched."""
+    path = folder / REPORT
+    try:
+        if not path.is_file() or path.stat().st_size > 1 << 24:
+            return False
+        report = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(report, dict) and {"weights", "status"} <= report.keys()
 
 
 def _identified(path: Path) -> tuple[str, str, set[str]]:
@@ -220,4 +237,4 @@ def _problems(tree: _Tree) -> Iterator[_Wanted]:
     alone = [(path, problem) for path, problem in tree.unusable if path.parent not in folders]
     for path, problem in [*alone, *tree.closed]:
         relative = str(path.relative_to(tree.root))
-        yield [content_name("unreadable", relative)], BatchInput("", (path,), False, f"{path.name}: {problem}")
+        yield [content_name("unreadable", relative)], BatchInput("", (path,), False, problem)

@@ -77,8 +77,10 @@ def distinct_names(candidates: Sequence[Sequence[str]], reserved: Sequence[str] 
 
 
 def patient_words(name: str, identity: str, birth_date: str) -> set[str]:
-    """What of a patient could stand in a folder's name: parts of the name, the id, the birth date."""
-    return {word for word in (*_words(name), _solid(identity), _solid(birth_date)) if word}
+    """What of a patient could stand in a folder's name: parts of the name, the id, the birth date in any order."""
+    date = _solid(birth_date)  # YYYYMMDD
+    dates = {date, date[6:] + date[4:6] + date[:4], date[4:] + date[:4]} if len(date) == 8 else {date}
+    return {word for word in (*_words(name), _solid(identity), *dates) if word}
 
 
 def carries_patient(text: str, patient: set[str]) -> bool:

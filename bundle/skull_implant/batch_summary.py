@@ -13,7 +13,7 @@ from typing import Any
 
 from bundle.skull_implant.batch_case import CaseOutcome
 
-COLUMNS = ("case", "status", "reasons", "implant_volume_ml", "seconds")
+COLUMNS = ("case", "status", "reasons", "warnings", "implant_volume_ml", "seconds")
 STATUSES = ("ok", "review", "refused", "failed")
 
 
@@ -35,7 +35,8 @@ def write_summary(folder: Path, outcomes: Sequence[CaseOutcome], settings: dict[
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**row, "reasons": "; ".join(row["reasons"])} for row in rows)
+    sentences = ("reasons", "warnings")
+    writer.writerows({**row, **{column: "; ".join(row[column]) for column in sentences}} for row in rows)
     count = Counter(outcome.status for outcome in outcomes)
     content = {"settings": settings, "count": {status: count[status] for status in STATUSES}, "cases": rows}
     files = [folder / "summary.csv", folder / "summary.json"]

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +28,23 @@ import psutil
 from bundle.skull_implant.batch_case import CaseOutcome, CaseRequest, Work, run_case
 
 ROOT = Path(__file__).resolve().parents[2]
+THREAD_VARIABLES = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)
+
+
+def thread_variables(environment: Mapping[str, str], planned: int) -> dict[str, str]:
+    """How many threads the libraries of a case may use: what the user's environment says, else what is planned.
+
+    A worker of dask has OMP_NUM_THREADS=1 of its own, so this is asked before there is a cluster.
+
+    Args:
+        environment: the user's.
+        planned: for each variable that is not set; OMP_NUM_THREADS speaks for the others too.
+    """
+    number = environment.get("OMP_NUM_THREADS", "").split(",")[0] or str(planned)
+    return {name: environment.get(name) or number for name in THREAD_VARIABLES}
 
 
 def address_of(work: Work) -> str:
@@ -46,13 +63,15 @@ class CaseProcess:
 
     Args:
         work: `module:function` that computes a result, see :func:`run_case`.
-        threads: that each of its libraries may use, unless OMP_NUM_THREADS says otherwise.
+        threads: variables that say how many threads its libraries may use, see :func:`thread_variables`; they win
+            over those of this process. A variable that stands in neither is 1.
         maximum_cases: after so many a new process is taken, so that what libraries hold on to does not pile up.
     """
 
-    def __init__(self, work: str, threads: int, maximum_cases: int = 50) -> None:
+    def __init__(self, work: str, threads: Mapping[str, str], maximum_cases: int = 50) -> None:
         self.work = work
-        self.threads = threads
+        self.threads = dict(threads)
+        self.batch = ""  # that had it last
         self.maximum_cases = maximum_cases
         self.cases_left = 0
         self.process: subprocess.Popen[bytes] | None = None
@@ -95,11 +114,10 @@ class CaseProcess:
         _pipe(process.stdout).close()
 
     def _start(self) -> None:
-        variables = ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
         self.process = subprocess.Popen(
             [sys.executable, "-m", __name__, self.work],
             cwd=ROOT,
-            env={**dict.fromkeys(variables, str(self.threads)), "MPLBACKEND": "Agg", **os.environ},
+            env={**dict.fromkeys(THREAD_VARIABLES, "1"), "MPLBACKEND": "Agg", **os.environ, **self.threads},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -145,25 +163,25 @@ class CaseProcess:
 
 
 def run_in_case_process(
-    request: CaseRequest, work: str, threads: int, timeout_s: float, memory_gb: float
+    request: CaseRequest, work: str, threads: dict[str, str], timeout_s: float, memory_gb: float, batch: str
 ) -> CaseOutcome:
     """Do a case in the calling thread's own :class:`CaseProcess`, which stays for the next one: a task of a cluster."""
-    key = (threading.get_ident(), work, threads)
+    key = (threading.get_ident(), work, tuple(sorted(threads.items())))
     with _lock:
         process = _processes.setdefault(key, CaseProcess(work, threads))
+        process.batch = batch
     return process.run(request, timeout_s, memory_gb)
 
 
-def stop_case_processes() -> None:
-    """End all processes of this one's threads, which must be idle."""
+def stop_case_processes(batch: str) -> None:
+    """End the processes that a batch had last, which must be idle; a shared worker may be busy with another batch's."""
     with _lock:
-        for process in _processes.values():
-            process.stop()
-        _processes.clear()
+        for key in [key for key, process in _processes.items() if process.batch == batch]:
+            _processes.pop(key).stop()
 
 
 _lock = threading.Lock()
-_processes: dict[tuple[int, str, int], CaseProcess] = {}
+_processes: dict[tuple[int, str, tuple[tuple[str, str], ...]], CaseProcess] = {}
 
 
 def serve(work: Callable[..., Any]) -> None:
