@@ -26,7 +26,7 @@ from bundle.skull_implant.dicom_source import SourceSeries, unchecked_values
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.volume import Volume, write_volume
 from bundle.skull_implant.writing import CaseWriter
-from tests.dicom_files import head_voxels, rotation, write_series
+from tests.dicom_files import head_voxels, rotation, without_preamble, write_series
 
 STUDY, FRAME_OF_REFERENCE = "2.25.1001", "2.25.1002"
 CREATOR = Creator("1.2.3", "0123456789abcdef" * 4)
@@ -357,6 +357,37 @@ def test_a_slice_that_went_away_gives_a_warning_without_its_name(tmp_path: Path)
 
     assert "slice 8 must still be in its place" in warning
     assert result.files[7].name not in warning
+
+
+@pytest.mark.parametrize("keep_meta", [True, False])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_a_series_without_preambles_gives_the_same_objects(tmp_path: Path, keep_meta: bool, syntax: str) -> None:
+    def edit(dataset: Dataset, k: int) -> None:
+        dataset.file_meta.TransferSyntaxUID = syntax
+
+    result = made(tmp_path, edit=edit)
+    picture(tmp_path / "preview.png")
+    source = pydicom.dcmread(result.files[0])
+    for path in result.files:
+        without_preamble(path, keep_meta)
+
+    png = tmp_path / "preview.png"
+    assert write_dicom_results(tmp_path, result.skull, result.implant, result.files, CREATOR, picture=png) == []
+
+    whole, again = result.dataset, pydicom.dcmread(tmp_path / "segmentation.dcm")
+    np.testing.assert_array_equal(again.pixel_array, whole.pixel_array)
+    for dataset in (again, pydicom.dcmread(tmp_path / "preview.dcm")):
+        for keyword in ("StudyInstanceUID", "PatientName", "PatientID", "PatientBirthDate", "AccessionNumber"):
+            assert dataset[keyword].value == source[keyword].value, keyword
+
+
+def test_a_file_that_became_something_else_gives_a_warning(tmp_path: Path) -> None:
+    result = made(tmp_path)
+    result.files[2].write_bytes(b"no DICOM at all " * 50)
+
+    (warning,) = write_dicom_results(tmp_path, result.skull, result.implant, result.files, CREATOR)
+
+    assert warning.startswith("segmentation.dcm was not written: slice 3 must")
 
 
 def test_what_highdicom_refuses_is_a_reason_without_the_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
