@@ -52,8 +52,8 @@ def read_dicom_folder(
     Returns:
         Volume in HU, voxels `(X, Y, Z)`: X along the rows, Y along the columns, Z along the slices' normal; `int16`, or
         `float32` where HU are fractions or too large. And `format`, `modality`, `series_number`, `slice_count` and
-        `reference_files`, the file of each slice from k = 0 up; for a tilted gantry also `gantry_tilt_degrees` and
-        `grid`, and no reference files, because the volume's voxels are no longer those of the files.
+        `reference_files`, the file of each slice from k = 0 up; for a tilted gantry also `gantry_tilt_degrees`, `grid`
+        and `tilt`, the CorrectedTilt, because the volume's voxels are no longer those of the files.
 
     Raises:
         InputError: no CT series, or one that cannot be read.
@@ -66,11 +66,12 @@ def read_dicom_folder(
         "modality": "CT",
         "series_number": series.number,
         "slice_count": len(stack.files),
+        "reference_files": stack.files,
     }
-    if stack.tilt_degrees:
+    if stack.tilt is not None:
         about = "upright, resampled from the slices of a tilted gantry"
-        info |= {"gantry_tilt_degrees": round(stack.tilt_degrees, 2), "grid": about}
-    return stack.volume, {**info, "reference_files": [] if stack.tilt_degrees else stack.files}
+        info |= {"gantry_tilt_degrees": round(stack.tilt.degrees, 2), "grid": about, "tilt": stack.tilt}
+    return stack.volume, info
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import pydicom
 from bundle.skull_implant.dicom_frames import Frame, frames_of
 from bundle.skull_implant.dicom_pixels import hounsfield_of_file
 from bundle.skull_implant.errors import CaseRefused, InputError
-from bundle.skull_implant.gantry_tilt import GantryTilt
+from bundle.skull_implant.gantry_tilt import CorrectedTilt, GantryTilt
 from bundle.skull_implant.volume import Grid, Volume
 
 logger = logging.getLogger(__name__)
@@ -48,13 +48,12 @@ class Stack:
     Args:
         volume: HU, voxels `(X, Y, Z)`.
         files: of each slice from k = 0 up; one file many times where it holds many frames.
-        tilt_degrees: gantry tilt that was corrected, so that the volume's voxels are no longer those of the files; else
-            0.
+        tilt: gantry tilt that was corrected, so that the volume's voxels are not those of the files; None without.
     """
 
     volume: Volume
     files: list[Path]
-    tilt_degrees: float = 0.0
+    tilt: CorrectedTilt | None = None
 
 
 def stack_slices(headers: Sequence[tuple[Path, pydicom.Dataset]], label: str, rules: SliceRules | None = None) -> Stack:
@@ -88,7 +87,8 @@ def stack_slices(headers: Sequence[tuple[Path, pydicom.Dataset]], label: str, ru
     if tilt is None:
         return Stack(volume, files)
     logger.warning("%s: gantry tilt of %.1f degrees, resampled to an upright grid", label, tilt.degrees)
-    return Stack(tilt.corrected(volume), files, tilt.degrees)
+    upright, corrected = tilt.corrected(volume)
+    return Stack(upright, files, corrected)
 
 
 def _refused(label: str, reason: str) -> CaseRefused:
