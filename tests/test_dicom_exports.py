@@ -25,7 +25,8 @@ from pydicom.uid import (
 )
 from scipy import ndimage
 
-from bundle.skull_implant.dicom_series import find_ct_series, looks_like_dicom, read_dicom_folder
+from bundle.skull_implant.dicom_identity import looks_like_dicom
+from bundle.skull_implant.dicom_series import find_ct_series, read_dicom_folder
 from bundle.skull_implant.dicom_slices import SliceRules
 from bundle.skull_implant.errors import CaseRefused, InputError
 from bundle.skull_implant.reading import case_name, read_case
