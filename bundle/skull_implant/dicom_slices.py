@@ -104,7 +104,7 @@ def _ordered(frames: list[Frame], label: str) -> list[Frame]:
     for other in frames[1:]:
         if other.shape != first.shape or not np.allclose(other.spacing, first.spacing, rtol=1e-3):
             sizes = (f"{one.shape[1]} x {one.shape[0]} at {one.spacing[1]:.4g} mm" for one in (first, other))
-            found = f"{' and '.join(sizes)} (file {other.name}) arrived"
+            found = f"{' and '.join(sizes)} ({other.name}) arrived"
             raise _refused(label, f"slices must be of one size, {found}; export one series of equal slices")
         if not np.allclose([other.along_row, other.along_column], [first.along_row, first.along_column], atol=1e-3):
             found = f"{first.name} and {other.name} of two orientations arrived"
@@ -155,7 +155,7 @@ def _grid(slices: list[Frame], label: str, rules: SliceRules) -> tuple[Grid, Gan
     # Positions rounded to 0.1 mm are within 0.05 mm of even; a missing slice is at least half a step off.
     if np.abs(depth - step * np.arange(len(slices))).max() > min(max(0.1, 0.1 * step), 0.3 * step):
         usual, odd = float(np.median(gaps)), int(np.argmax(np.abs(gaps - np.median(gaps))))
-        found = f"{usual:.4g} mm, then {gaps[odd]:.4g} mm after slice {odd + 1} (file {slices[odd].name}) arrived"
+        found = f"{usual:.4g} mm, then {gaps[odd]:.4g} mm after {slices[odd].name}, {odd + 1} of {len(slices)}, arrived"
         raise _refused(label, f"slices must be evenly spaced, {found}; export one whole reconstruction")
     grid = Grid(
         (first.shape[1], first.shape[0], len(slices)),
