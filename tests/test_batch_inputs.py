@@ -10,12 +10,12 @@ from pathlib import Path, PurePath
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import MRImageStorage
+from pydicom.uid import DeflatedExplicitVRLittleEndian, MRImageStorage
 
 from bundle.skull_implant.batch_inputs import BatchInput, find_inputs
 from bundle.skull_implant.batch_names import carries_patient, distinct_names, names_of_file, patient_words, plain
 from bundle.skull_implant.errors import InputError
-from tests.dicom_files import write_series
+from tests.dicom_files import without_preamble, write_series
 
 VOXELS = np.zeros((4, 4, 3), np.int16)
 OTHER_DATES = ("03021901", "ct/03.02.1901", "02031901_ct", "02-03-1901")
@@ -145,6 +145,33 @@ def test_a_folder_that_names_the_patient_names_no_case(folder: str, tmp_path: Pa
     (name,) = found(tmp_path)
     assert name.startswith("series_")
     assert "ecret" not in name
+
+
+@pytest.mark.parametrize("keep_meta", [True, False])
+def test_a_series_without_preambles_is_found_and_its_patient_names_no_case(tmp_path: Path, keep_meta: bool) -> None:
+    plain_files = write_series(tmp_path / "scan", VOXELS)
+    named_files = write_series(tmp_path / "secret-id", VOXELS, number=2)
+    for path in [*plain_files, *named_files]:
+        without_preamble(path, keep_meta)
+
+    inputs = found(tmp_path)
+
+    assert inputs.pop("scan").files == tuple(sorted(plain_files))
+    ((name, other),) = inputs.items()
+    assert name.startswith("series_")
+    assert other.files == tuple(sorted(named_files))
+
+
+def test_a_large_deflated_file_is_not_unpacked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def edit(dataset: Dataset, k: int) -> None:
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+
+    files = write_series(tmp_path / "scan", VOXELS, edit=edit)
+    files[0].write_bytes(files[0].read_bytes() + bytes(5_000_000))
+
+    with caplog.at_level(logging.INFO):
+        assert len(found(tmp_path)["scan"].files) == 2
+    assert "1 damaged DICOM files" in caplog.text
 
 
 def test_short_names_count_as_words_only() -> None:

@@ -24,9 +24,10 @@ from bundle.skull_implant.dicom_seg import write_segmentation
 from bundle.skull_implant.dicom_series import read_dicom_folder
 from bundle.skull_implant.dicom_source import SourceSeries, unchecked_values
 from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.reading import Case
 from bundle.skull_implant.volume import Volume, write_volume
 from bundle.skull_implant.writing import CaseWriter
-from tests.dicom_files import head_voxels, rotation, write_series
+from tests.dicom_files import head_voxels, rotation, tilted, without_preamble, write_enhanced, write_series
 
 STUDY, FRAME_OF_REFERENCE = "2.25.1001", "2.25.1002"
 CREATOR = Creator("1.2.3", "0123456789abcdef" * 4)
@@ -359,6 +360,37 @@ def test_a_slice_that_went_away_gives_a_warning_without_its_name(tmp_path: Path)
     assert result.files[7].name not in warning
 
 
+@pytest.mark.parametrize("keep_meta", [True, False])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_a_series_without_preambles_gives_the_same_objects(tmp_path: Path, keep_meta: bool, syntax: str) -> None:
+    def edit(dataset: Dataset, k: int) -> None:
+        dataset.file_meta.TransferSyntaxUID = syntax
+
+    result = made(tmp_path, edit=edit)
+    picture(tmp_path / "preview.png")
+    source = pydicom.dcmread(result.files[0])
+    for path in result.files:
+        without_preamble(path, keep_meta)
+
+    png = tmp_path / "preview.png"
+    assert write_dicom_results(tmp_path, result.skull, result.implant, result.files, CREATOR, picture=png) == []
+
+    whole, again = result.dataset, pydicom.dcmread(tmp_path / "segmentation.dcm")
+    np.testing.assert_array_equal(again.pixel_array, whole.pixel_array)
+    for dataset in (again, pydicom.dcmread(tmp_path / "preview.dcm")):
+        for keyword in ("StudyInstanceUID", "PatientName", "PatientID", "PatientBirthDate", "AccessionNumber"):
+            assert dataset[keyword].value == source[keyword].value, keyword
+
+
+def test_a_file_that_became_something_else_gives_a_warning(tmp_path: Path) -> None:
+    result = made(tmp_path)
+    result.files[2].write_bytes(b"no DICOM at all " * 50)
+
+    (warning,) = write_dicom_results(tmp_path, result.skull, result.implant, result.files, CREATOR)
+
+    assert warning.startswith("segmentation.dcm was not written: slice 3 must")
+
+
 def test_what_highdicom_refuses_is_a_reason_without_the_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = made(tmp_path)
 
@@ -447,6 +479,58 @@ def test_without_a_picture_there_is_no_secondary_capture(tmp_path: Path) -> None
     write_dicom_results(tmp_path, result.skull, result.implant, result.files, CREATOR)
 
     assert {path.name for path in tmp_path.iterdir()} == {"ct", "seg.dcm", "segmentation.dcm"}
+
+
+def read_and_written(folder: Path, tmp_path: Path, capture: bool) -> list[str]:
+    """What CaseWriter warns of once it wrote what goes back to the archive, into `tmp_path`."""
+    volume, info = read_dicom_folder(folder)
+    case = Case("head", volume, False, {}, tuple(info["reference_files"]), info.get("tilt"))
+    mask = Volume(volume.voxels > 0, volume.grid)
+    picture(tmp_path / "preview.png")
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    writer = CaseWriter(tmp_path, [], tmp_path / "model.pt", 1.0, 300.0, "cpu", secondary_capture=capture)
+    data = {"case": case, "skull": mask, "implant": mask, "defect_class": "cranial"}
+    return writer._write_dicom(data, tmp_path)
+
+
+@pytest.mark.parametrize("capture", [False, True])
+def test_a_corrected_gantry_tilt_gives_a_warning_and_the_preview_alone(tmp_path: Path, capture: bool) -> None:
+    def edit(dataset: Dataset, k: int) -> None:
+        complete_header(dataset, k)
+        tilted(15.0)(dataset, k)
+
+    write_series(tmp_path / "ct", head_voxels(), edit=edit)
+
+    assert read_and_written(tmp_path / "ct", tmp_path, capture) == [
+        "segmentation.dcm was not written: the gantry tilt of 15.0 degrees was corrected, so the results' slices are "
+        "not the source's"
+    ]
+    assert not (tmp_path / "segmentation.dcm").exists()
+    assert (tmp_path / "preview.dcm").exists() == capture
+    if capture:
+        assert pydicom.dcmread(tmp_path / "preview.dcm").StudyInstanceUID == STUDY
+
+
+@pytest.mark.parametrize("capture", [False, True])
+def test_an_enhanced_ct_gives_a_warning_and_the_preview_and_is_read_once(
+    tmp_path: Path, capture: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count(*words: object, **names: object) -> pydicom.FileDataset:
+        reads.append(words)
+        return dcmread(*words, **names)
+
+    write_enhanced(tmp_path / "ct" / "file", head_voxels(), edit=lambda dataset: complete_header(dataset, 0))
+    reads, dcmread = [], pydicom.dcmread
+    monkeypatch.setattr("bundle.skull_implant.dicom_source.pydicom.dcmread", count)
+    before = read_dicom_folder(tmp_path / "ct") and len(reads)
+
+    assert read_and_written(tmp_path / "ct", tmp_path, capture) == [
+        "segmentation.dcm was not written: the source is an enhanced CT, to whose frames it cannot refer; use the "
+        "NIfTI masks"
+    ]
+    assert len(reads) - 2 * before <= 2  # whatever the number of frames
+    assert not (tmp_path / "segmentation.dcm").exists()
+    assert (tmp_path / "preview.dcm").exists() == capture
 
 
 # Other programs' word on it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from pydicom.uid import (
 )
 
 from bundle.skull_implant.dicom_series import find_ct_series, read_dicom_folder
-from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.errors import CaseRefused, InputError
 from tests.dicom_files import head_voxels, rotation, write_series
 
 
@@ -176,9 +177,43 @@ def test_positions_rounded_to_a_tenth_of_a_millimeter_are_even(tmp_path: Path) -
 def test_a_missing_slice_is_named_by_its_gap(tmp_path: Path, missing: int, step: float) -> None:
     files = write_series(tmp_path, head_voxels(), spacing=(1.0, 1.0, step))
     files[missing].unlink()
-    found = rf"{step:.4g} mm, then {2 * step:.4g} mm after slice {missing} \(file {files[missing - 1].name}\)"
-    with pytest.raises(InputError, match=rf"series 1: slices must be evenly spaced, {found}"):
+    number = dcmread(files[missing - 1]).InstanceNumber
+    place = re.escape(f"(-11.0, 23.0, {-37.0 + (missing - 1) * step:.1f}) mm, {missing} of 7")
+    found = rf"{step:.4g} mm, then {2 * step:.4g} mm after slice number {number} at {place}"
+    with pytest.raises(CaseRefused, match=rf"series 1: slices must be evenly spaced, {found}"):
         read_dicom_folder(tmp_path)
+
+
+def _unalike(dataset, k):
+    if k == 2:
+        dataset.Rows = 9
+
+
+def _turned(dataset, k):
+    if k == 2:
+        dataset.ImageOrientationPatient = [0, 1, 0, 1, 0, 0]
+
+
+def _twice(dataset, k):
+    if k == 2:
+        dataset.ImagePositionPatient = [-11.0, 23.0, -37.0 + 1.25]
+
+
+def _away(dataset, k):
+    if k > 4:
+        dataset.ImagePositionPatient = [-11.0, 23.0, -30.0 + 1.25 * k]
+
+
+@pytest.mark.parametrize("edit", [_unalike, _turned, _twice, _away])
+def test_what_ends_in_a_report_names_no_file(tmp_path: Path, edit) -> None:
+    for k, path in enumerate(write_series(tmp_path / "case", head_voxels(), edit=edit)):
+        path.rename(path.with_name(f"Secret_Name_19010203_{k}"))
+    with pytest.raises(CaseRefused) as refused:
+        read_dicom_folder(tmp_path / "case")
+    (reason,) = refused.value.reasons
+    assert "slice number" in reason
+    assert "Secret" not in reason
+    assert "19010203" not in reason
 
 
 def _drop(tag):

@@ -9,6 +9,7 @@ import pytest
 
 from bundle.skull_implant.errors import CaseRefused
 from bundle.skull_implant.fitness import FitnessRules, check_scan, check_vault, round_field_of_view, upward
+from bundle.skull_implant.gantry_tilt import GantryTilt
 from bundle.skull_implant.reading import Case, read_case
 from bundle.skull_implant.volume import Grid, Volume
 
@@ -109,6 +110,44 @@ def test_a_vault_cut_off_by_a_round_field_of_view_is_refused() -> None:
         else:
             skull.voxels[squared > (radius - 5) ** 2] = False
             assert check_vault(with_values(case, cut.volume.voxels), skull) == []
+
+
+@pytest.mark.parametrize("degrees", [-18.0, 6.0, 18.0])
+def test_a_tilt_that_was_corrected_hides_no_cut(degrees: float) -> None:
+    """Slices of a head, cut by the scanner's square or round field of view, come from a tilted gantry."""
+    tilt = GantryTilt(np.array([0.0, np.tan(np.radians(degrees))]))
+    i, j = np.indices(SIZE[:2])
+    round_field = (i - 44.5) ** 2 + (j - 54.5) ** 2 > 38**2
+    for left_mm, outside, message in (
+        (20.0, np.zeros(SIZE[:2], bool), ""),
+        (-10.0, np.zeros(SIZE[:2], bool), "cm2 at the first column arrived"),
+        (20.0, round_field, "cm2 at the edge of the round field of view"),
+    ):
+        bone = dome(left_mm=left_mm)
+        bone[outside] = False
+        hu = np.where(outside[:, :, None], -1024, np.where(bone, 900, -990)).astype(np.int16)
+        upright, corrected = tilt.corrected(Volume(hu, grid()))
+        assert upright.grid.size[1] > SIZE[1] + 2
+        case = Case("head", upright, False, {}, (), corrected)
+        skull = Volume(upright.voxels >= 300, upright.grid)
+        if message:
+            with pytest.raises(CaseRefused, match=message):
+                check_vault(case, skull)
+        else:
+            assert check_vault(case, skull) == []
+
+
+@pytest.mark.parametrize(("back", "row"), [(False, "the first row"), (True, "the last row")])
+def test_a_cut_along_the_tilt_is_seen_although_its_rows_were_moved_by_parts(back: bool, row: str) -> None:
+    bone = np.roll(dome(), 25 if back else -25, axis=1)
+    bone[:, slice(0, 50) if back else slice(60, None)] = False  # what was rolled round the edge
+    hu = np.where(bone, 900, -990).astype(np.int16)
+    for degrees in (-9.0, 9.0):
+        tilt = GantryTilt(np.array([0.0, np.tan(np.radians(degrees))]))
+        upright, corrected = tilt.corrected(Volume(hu, grid()))
+        skull = Volume(upright.voxels >= 300, upright.grid)
+        with pytest.raises(CaseRefused, match=f"cm2 at {row} arrived"):
+            check_vault(Case("head", upright, False, {}, (), corrected), skull)
 
 
 def test_clipped_air_around_a_bare_skull_is_no_field_of_view() -> None:

@@ -11,9 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pydicom
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
-
 from bundle.skull_implant.batch_identity import REPORT
 from bundle.skull_implant.batch_names import (
     carries_patient,
@@ -23,13 +20,15 @@ from bundle.skull_implant.batch_names import (
     names_of_file,
     patient_words,
 )
+from bundle.skull_implant.dicom_identity import CT, DAMAGED, NOT_DICOM, identify
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.image_file import image_extension
 
 logger = logging.getLogger(__name__)
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its remarks quote whole paths, which may name the patient
 
-CT_STORAGE = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+PATIENT_TAGS = ("PatientName", "PatientID", "PatientBirthDate")
+PASSED_OVER = {NOT_DICOM: "files that are neither DICOM nor a volume", DAMAGED: "damaged DICOM files"}
 
 
 @dataclass(frozen=True)
@@ -122,19 +121,19 @@ class _Tree:
             self.passed_over["pipes, devices and broken links"] += 1
             return
         try:
-            kind, uid, patient = _identified(path)
+            found = identify(path, PATIENT_TAGS)
         except OSError as error:
             self.unusable.append((path, f"cannot be read ({error.strerror}); check its permissions"))
             return
-        if kind == "cut":
+        if found.is_cut:
             self.unusable.append((path, "a CT slice that is cut off in its header; copy it again, or take it out"))
-        elif kind != "CT":
-            self.passed_over[kind] += 1
+        elif found.header is None or found.kind != CT:
+            self.passed_over[PASSED_OVER.get(found.kind, "DICOM files that are no CT slices")] += 1
         else:
-            series = self.series[uid or f"none in {path.parent}"]
+            series = self.series[found.series_uid or f"none in {path.parent}"]
             series.files.append(path)
             series.folders.add(path.parent)
-            series.patient |= patient
+            series.patient |= patient_words(*(str(found.header.get(tag, "")) for tag in PATIENT_TAGS))
 
 
 def _files(tree: _Tree, output_root: Path) -> Iterator[Path]:
@@ -171,33 +170,6 @@ def _is_result(folder: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(report, dict) and {"weights", "status"} <= report.keys()
-
-
-def _identified(path: Path) -> tuple[str, str, set[str]]:
-    """`CT`, `cut` or words for what a file is; its series; and the patient's words, to keep them out of names."""
-    tags = "SOPClassUID SeriesInstanceUID Modality ImageType Columns PatientName PatientID PatientBirthDate"
-    with path.open("rb") as file:
-        if file.read(132)[128:] != b"DICM":
-            return "files that are neither DICOM nor a volume", "", set()
-        file.seek(0)
-        try:
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags.split())
-            storage, modality = dataset.get("SOPClassUID"), str(dataset.get("Modality", ""))
-            meta_storage = dataset.file_meta.get("MediaStorageSOPClassUID")
-            is_localizer = "LOCALIZER" in str(dataset.get("ImageType", ""))
-            uid, columns = str(dataset.get("SeriesInstanceUID", "")), dataset.get("Columns")
-            patient = patient_words(*(str(dataset.get(tag, "")) for tag in tags.split()[-3:]))
-        except OSError:
-            raise
-        except Exception:  # pydicom raises whatever a damaged file leads it to
-            return "damaged DICOM files", "", set()
-    if meta_storage == CTImageStorage and columns is None:
-        return "cut", uid, patient
-    if storage is None:
-        return "damaged DICOM files", "", set()
-    if storage not in CT_STORAGE or modality != "CT" or is_localizer:
-        return "DICOM files that are no CT slices", "", set()
-    return "CT", uid, patient
 
 
 _Wanted = tuple[list[str], BatchInput]

@@ -62,8 +62,9 @@ class Frame:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
-        return self.path.name if self.index == 0 else f"{self.path.name}, frame {self.index + 1}"
+        """What messages call it, by its number in viewers; never its file, for export programs put names there."""
+        x, y, z = self.position
+        return f"slice number {self.number} at ({x:.1f}, {y:.1f}, {z:.1f}) mm"
 
 
 def frames_of(dataset: pydicom.Dataset, path: Path, label: str) -> list[Frame]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from pydicom.uid import CTImageStorage
+
 from bundle.skull_implant.dicom_capture import write_secondary_capture
 from bundle.skull_implant.dicom_derived import Creator
 from bundle.skull_implant.dicom_seg import write_segmentation
@@ -25,17 +27,22 @@ def write_dicom_results(
     *,
     parameters: Mapping[str, str] | None = None,
     picture: Path | None = None,
+    tilt_degrees: float = 0.0,
 ) -> list[str]:
     """Write `segmentation.dcm`, and `preview.dcm` if there is a picture for it.
 
+    A segmentation refers to the source slice by slice, so there is none where the masks' slices are not the source's,
+    nor for an enhanced CT, whose frames `write_segmentation` does not know.
+
     Args:
         folder: gets the files.
-        skull: the bone mask, voxels `(X, Y, Z)` as they were read from the series.
+        skull: the bone mask, voxels `(X, Y, Z)`.
         implant: on the same grid.
         files: the series' slices from k = 0 up.
         creator: what computed the masks.
         parameters: names and values of the settings that the implant was computed with.
         picture: the preview, a PNG file; None writes no `preview.dcm`.
+        tilt_degrees: gantry tilt that was corrected, so that the masks' slices are not the source's; else 0.
 
     Returns:
         One line, without patient data, on each file that could not be written or lacks something.
@@ -50,11 +57,21 @@ def write_dicom_results(
     }
     if picture is not None:
         wanted["preview.dcm"] = lambda path, source: write_secondary_capture(path, picture, source, creator)
-    try:
-        source = SourceSeries.read(files)
-    except InputError as error:
-        return [f"{name} was not written: {error}" for name in wanted]
     warnings = []
+    if tilt_degrees:
+        del wanted["segmentation.dcm"]
+        found = f"the gantry tilt of {tilt_degrees:.1f} degrees was corrected"
+        warnings.append(f"segmentation.dcm was not written: {found}, so the results' slices are not the source's")
+    if not wanted:
+        return warnings
+    try:
+        source = SourceSeries.read(list(dict.fromkeys(files)))  # a file of many frames once
+    except InputError as error:
+        return warnings + [f"{name} was not written: {error}" for name in wanted]
+    if "segmentation.dcm" in wanted and source.slices[0].SOPClassUID != CTImageStorage:
+        del wanted["segmentation.dcm"]
+        rule = "the source is an enhanced CT, to whose frames it cannot refer"
+        warnings.append(f"segmentation.dcm was not written: {rule}; use the NIfTI masks")
     for name, write in wanted.items():
         try:
             lost = write(folder / name, source)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import struct
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,21 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
+from bundle.skull_implant.dicom_identity import CT, DAMAGED, NOT_DICOM, Identity, identify
 from bundle.skull_implant.dicom_slices import SliceRules, stack_slices
 from bundle.skull_implant.dicom_tags import tag_integer
 from bundle.skull_implant.errors import CaseRefused, InputError
 from bundle.skull_implant.volume import Volume
 
 logger = logging.getLogger(__name__)
-
-DEFLATED = b"1.2.840.10008.1.2.1.99"
-_TAGS = (
-    "SOPClassUID SeriesInstanceUID SeriesNumber Modality ImageType AcquisitionNumber TemporalPositionIndex "
-    "InstanceNumber NumberOfFrames Rows Columns PixelSpacing ImageOrientationPatient ImagePositionPatient "
-    "SamplesPerPixel RescaleSlope RescaleIntercept SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
-)
 
 
 def read_dicom_folder(
@@ -52,8 +43,8 @@ def read_dicom_folder(
     Returns:
         Volume in HU, voxels `(X, Y, Z)`: X along the rows, Y along the columns, Z along the slices' normal; `int16`, or
         `float32` where HU are fractions or too large. And `format`, `modality`, `series_number`, `slice_count` and
-        `reference_files`, the file of each slice from k = 0 up; for a tilted gantry also `gantry_tilt_degrees` and
-        `grid`, and no reference files, because the volume's voxels are no longer those of the files.
+        `reference_files`, the file of each slice from k = 0 up; for a tilted gantry also `gantry_tilt_degrees`, `grid`
+        and `tilt`, the CorrectedTilt, because the volume's voxels are no longer those of the files.
 
     Raises:
         InputError: no CT series, or one that cannot be read.
@@ -66,11 +57,12 @@ def read_dicom_folder(
         "modality": "CT",
         "series_number": series.number,
         "slice_count": len(stack.files),
+        "reference_files": stack.files,
     }
-    if stack.tilt_degrees:
+    if stack.tilt is not None:
         about = "upright, resampled from the slices of a tilted gantry"
-        info |= {"gantry_tilt_degrees": round(stack.tilt_degrees, 2), "grid": about}
-    return stack.volume, {**info, "reference_files": [] if stack.tilt_degrees else stack.files}
+        info |= {"gantry_tilt_degrees": round(stack.tilt.degrees, 2), "grid": about, "tilt": stack.tilt}
+    return stack.volume, info
 
 
 @dataclass(frozen=True)
@@ -110,15 +102,15 @@ def find_ct_series(folder: Path, *, maximum_files: int = 20_000) -> list[CTSerie
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's remarks on sloppy values; what matters is checked
         for path in _files(folder, maximum_files):
-            kind, series_uid, dataset = _identified(path)
-            if dataset is not None and kind == "CT":
-                groups[series_uid].append((path, dataset))
+            found = _identified(path)
+            if found.header is not None and found.kind == CT:
+                groups[found.series_uid].append((path, found.header))
             else:
-                others[kind] += 1
+                others[found.kind] += 1
     if not groups:
-        found = ", ".join(f"{kind} ({count} files)" for kind, count in others.most_common(5)) or "an empty folder"
-        reason = f"must hold a CT series, {found} arrived; give the folder of the axial CT"
-        if set(others) <= {"not DICOM", "damaged DICOM"}:
+        listed = ", ".join(f"{kind} ({count} files)" for kind, count in others.most_common(5)) or "an empty folder"
+        reason = f"must hold a CT series, {listed} arrived; give the folder of the axial CT"
+        if set(others) <= {NOT_DICOM, DAMAGED}:
             raise InputError(f"{folder.name}: {reason}; other formats are given as a file")
         raise CaseRefused(folder.name, [reason])
     series = [CTSeries(folder.name, tag_integer(files[0][1], "SeriesNumber"), files) for files in groups.values()]
@@ -142,58 +134,17 @@ def _files(folder: Path, maximum: int) -> Iterator[Path]:
             yield path
 
 
-def _identified(path: Path, largest_deflated: int = 1 << 22) -> tuple[str, str, pydicom.Dataset | None]:
-    """What a file is, its series, and of DICOM the tags that matter here, none of them about the patient."""
+def _identified(path: Path) -> Identity:
     try:
-        with path.open("rb") as file:
-            head = file.read(400)
-            if not looks_like_dicom(head):
-                return "not DICOM", "", None
-            if DEFLATED in head and file.seek(0, os.SEEK_END) > largest_deflated:  # unpacks to a thousand times as much
-                raise ValueError("deflated")
-            file.seek(0)
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS.split(), force=True)
-        # Values are decoded here, when they are asked for, so damaged ones raise here.
-        kind, series_uid = _kind(dataset), str(dataset.get("SeriesInstanceUID"))
-        storage = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
-        if "PerFrameFunctionalGroupsSequence" in dataset:
-            len(dataset.PerFrameFunctionalGroupsSequence)
+        found = identify(path)
     except OSError as error:
         raise InputError(f"{path.name}: cannot be read ({error.strerror}); check its permissions") from error
-    except Exception as error:  # pydicom raises whatever a damaged file leads it to
-        logger.warning("%s: passed over, a damaged DICOM file (%s)", path.name, type(error).__name__)
-        return "damaged DICOM", "", None
-    # Passing over slices that were cut off could lose the top of the head.
-    if storage == CTImageStorage and "Columns" not in dataset:
-        raise InputError(f"{path.name}: this CT slice is cut off in its header; copy it again, or take it out")
-    if kind == "CT" and storage != CTImageStorage and "PerFrameFunctionalGroupsSequence" not in dataset:
-        raise InputError(f"{path.name}: this enhanced CT is cut off in its header; copy it again, or take it out")
-    return kind, series_uid, dataset
-
-
-def looks_like_dicom(head: bytes) -> bool:
-    """Whether a file's first bytes are a DICOM preamble or, as in some exports, the first element of a data set.
-
-    That element is of the file's or of the identifying group, and has a value representation or a short even length.
-    """
-    if head[128:132] == b"DICM":
-        return True
-    for order in ("<", ">") if len(head) >= 16 else ():
-        group, element = struct.unpack_from(f"{order}HH", head)
-        if group in (0x0002, 0x0008) and element <= 0x0018:
-            length = struct.unpack_from(f"{order}I", head, 4)[0]
-            return re.match(rb"UL|UI|CS|OB|DA|SH|LO", head[4:6]) is not None or (length <= 64 and length % 2 == 0)
-    return False
-
-
-def _kind(dataset: pydicom.Dataset) -> str:
-    """`CT` for a slice to stack; else words for what the file is."""
-    modality, storage = str(dataset.get("Modality", "")), dataset.get("SOPClassUID")
-    if modality != "CT":
-        return modality if re.fullmatch("[A-Z]{2,16}", modality) else "other DICOM"
-    if storage not in (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage):
-        return "CT report or picture"
-    return "CT localizer" if "LOCALIZER" in str(dataset.get("ImageType", "")) else "CT"
+    if found.kind == DAMAGED:
+        logger.warning("%s: passed over, a damaged DICOM file (%s)", path.name, found.damage)
+    if found.is_cut:
+        name = "enhanced CT" if found.header is not None and "NumberOfFrames" in found.header else "CT slice"
+        raise InputError(f"{path.name}: this {name} is cut off in its header; copy it again, or take it out")
+    return found
 
 
 def _chosen(series: list[CTSeries], folder: Path, number: int | None) -> CTSeries:

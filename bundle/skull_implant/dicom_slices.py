@@ -16,7 +16,7 @@ import pydicom
 from bundle.skull_implant.dicom_frames import Frame, frames_of
 from bundle.skull_implant.dicom_pixels import hounsfield_of_file
 from bundle.skull_implant.errors import CaseRefused, InputError
-from bundle.skull_implant.gantry_tilt import GantryTilt
+from bundle.skull_implant.gantry_tilt import CorrectedTilt, GantryTilt
 from bundle.skull_implant.volume import Grid, Volume
 
 logger = logging.getLogger(__name__)
@@ -48,13 +48,12 @@ class Stack:
     Args:
         volume: HU, voxels `(X, Y, Z)`.
         files: of each slice from k = 0 up; one file many times where it holds many frames.
-        tilt_degrees: gantry tilt that was corrected, so that the volume's voxels are no longer those of the files; else
-            0.
+        tilt: gantry tilt that was corrected, so that the volume's voxels are not those of the files; None without.
     """
 
     volume: Volume
     files: list[Path]
-    tilt_degrees: float = 0.0
+    tilt: CorrectedTilt | None = None
 
 
 def stack_slices(headers: Sequence[tuple[Path, pydicom.Dataset]], label: str, rules: SliceRules | None = None) -> Stack:
@@ -88,7 +87,8 @@ def stack_slices(headers: Sequence[tuple[Path, pydicom.Dataset]], label: str, ru
     if tilt is None:
         return Stack(volume, files)
     logger.warning("%s: gantry tilt of %.1f degrees, resampled to an upright grid", label, tilt.degrees)
-    return Stack(tilt.corrected(volume), files, tilt.degrees)
+    upright, corrected = tilt.corrected(volume)
+    return Stack(upright, files, corrected)
 
 
 def _refused(label: str, reason: str) -> CaseRefused:
@@ -104,7 +104,7 @@ def _ordered(frames: list[Frame], label: str) -> list[Frame]:
     for other in frames[1:]:
         if other.shape != first.shape or not np.allclose(other.spacing, first.spacing, rtol=1e-3):
             sizes = (f"{one.shape[1]} x {one.shape[0]} at {one.spacing[1]:.4g} mm" for one in (first, other))
-            found = f"{' and '.join(sizes)} (file {other.name}) arrived"
+            found = f"{' and '.join(sizes)} ({other.name}) arrived"
             raise _refused(label, f"slices must be of one size, {found}; export one series of equal slices")
         if not np.allclose([other.along_row, other.along_column], [first.along_row, first.along_column], atol=1e-3):
             found = f"{first.name} and {other.name} of two orientations arrived"
@@ -155,7 +155,7 @@ def _grid(slices: list[Frame], label: str, rules: SliceRules) -> tuple[Grid, Gan
     # Positions rounded to 0.1 mm are within 0.05 mm of even; a missing slice is at least half a step off.
     if np.abs(depth - step * np.arange(len(slices))).max() > min(max(0.1, 0.1 * step), 0.3 * step):
         usual, odd = float(np.median(gaps)), int(np.argmax(np.abs(gaps - np.median(gaps))))
-        found = f"{usual:.4g} mm, then {gaps[odd]:.4g} mm after slice {odd + 1} (file {slices[odd].name}) arrived"
+        found = f"{usual:.4g} mm, then {gaps[odd]:.4g} mm after {slices[odd].name}, {odd + 1} of {len(slices)}, arrived"
         raise _refused(label, f"slices must be evenly spaced, {found}; export one whole reconstruction")
     grid = Grid(
         (first.shape[1], first.shape[0], len(slices)),

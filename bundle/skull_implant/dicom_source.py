@@ -125,7 +125,8 @@ def unchecked_values() -> Iterator[None]:
 def _header(path: Path, number: int, keywords: list[str] | None = None) -> Dataset:
     # A message ends in the report, so it gives a slice's number and no file's name: export programs put names there.
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=keywords)
+        # By force, because some exports leave out the preamble; what is no DICOM at all has none of REQUIRED.
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=keywords, force=True)
     except Exception as error:  # it was read before, so it was changed or removed since
         found = type(error).__name__
         raise InputError(f"slice {number} must still be in its place, {found} arrived; run the case again") from error

@@ -113,6 +113,9 @@ def _vault_slab(skull: Volume, vault_mm: float) -> tuple[slice, ...] | None:
 
 def _touches(case: Case, skull: Volume, rules: FitnessRules) -> dict[str, float]:
     """Area in cm2 of the vault's bone at each border of the scan: its top, its sides, and a round field of view."""
+    scan = case.volume
+    if case.tilt is not None:  # the correction put air around what was scanned, whose own borders are meant
+        skull, scan = case.tilt.scanned(skull), case.tilt.scanned(scan)
     slab = _vault_slab(skull, rules.vault_mm)
     if slab is None:
         return {}
@@ -125,7 +128,7 @@ def _touches(case: Case, skull: Volume, rules: FitnessRules) -> dict[str, float]
         for which, end in ends:
             name = "the top slice" if axis == up else f"{which} {('column', 'row', 'slice')[axis]}"
             touches[name] = float(bone[(slice(None),) * axis + (end,)].sum() * face)
-    padding = None if case.is_mask else round_field_of_view(case.volume.voxels)
+    padding = None if case.is_mask else round_field_of_view(scan.voxels)
     if padding is not None:
         touches["the edge of the round field of view"] = _next_to(bone, padding, spacing)
     return touches

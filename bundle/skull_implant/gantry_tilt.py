@@ -9,6 +9,36 @@ from scipy import ndimage
 
 from bundle.skull_implant.volume import Grid, Volume
 
+_PART = 1e-4  # of a pixel; less is rounding
+
+
+@dataclass(frozen=True, eq=False)
+class CorrectedTilt:
+    """What the correction of a gantry tilt did to a volume.
+
+    Args:
+        degrees: of the tilt.
+        first: index (i, j) of the first pixel of each slice that the scanner measured in full, (Z, 2).
+        size: pixels along i and j that it measured, the same in all slices.
+    """
+
+    degrees: float
+    first: np.ndarray
+    size: tuple[int, int]
+
+    def scanned(self, volume: Volume) -> Volume:
+        """What the scanner measured of a corrected volume, each slice where it was before; the grid is no longer true.
+
+        Args:
+            volume: voxels `(X, Y, Z)` on the corrected grid, HU or a mask.
+        """
+        width, height = self.size
+        voxels = np.empty((*self.size, len(self.first)), volume.voxels.dtype)
+        for k, (i, j) in enumerate(self.first):
+            voxels[:, :, k] = volume.voxels[i : i + width, j : j + height, k]
+        grid = volume.grid
+        return Volume(voxels, Grid((width, height, len(self.first)), grid.spacing, grid.origin, grid.direction))
+
 
 @dataclass(frozen=True, eq=False)
 class GantryTilt:
@@ -25,7 +55,7 @@ class GantryTilt:
         """Angle between the way from slice to slice and the slices' normal."""
         return float(np.degrees(np.arctan(np.linalg.norm(self.shear))))
 
-    def corrected(self, volume: Volume, air_hu: float = -1024.0) -> Volume:
+    def corrected(self, volume: Volume, air_hu: float = -1024.0) -> tuple[Volume, CorrectedTilt]:
         """The same slices on an upright grid that is just large enough to hold them all.
 
         Slices stay in their planes and at their distance; each is moved within its plane, interpolated linearly
@@ -36,7 +66,7 @@ class GantryTilt:
             air_hu: what the slices do not cover.
 
         Returns:
-            Volume of the same voxel type and direction, with columns and rows of air added.
+            Volume of the same voxel type and direction, with columns and rows of air added; and what lies where in it.
         """
         grid = volume.grid
         steps = np.array(grid.spacing[:2])
@@ -49,16 +79,20 @@ class GantryTilt:
         voxels = np.empty(size[::-1], volume.voxels.dtype).transpose(2, 1, 0)
         for k, move in enumerate(moves):
             voxels[:, :, k] = _moved(volume.voxels[:, :, k], before + move, size[:2], air_hu)
-        return Volume(voxels, Grid(size, grid.spacing, (origin[0], origin[1], origin[2]), grid.direction))
+        first = np.ceil(before + moves - _PART).astype(int)  # a pixel that was moved by parts is air in part
+        lost = (first - (before + moves) > _PART).any(axis=0)
+        width, height = (np.array(grid.size[:2]) - lost).tolist()
+        upright = Volume(voxels, Grid(size, grid.spacing, (origin[0], origin[1], origin[2]), grid.direction))
+        return upright, CorrectedTilt(self.degrees, first, (width, height))
 
 
 def _moved(pixels: np.ndarray, by: np.ndarray, size: tuple[int, int], air_hu: float) -> np.ndarray:
     """A slice `(X, Y)` in a larger one of air, its first pixel at index `by`."""
-    whole = np.floor(by + 1e-4).astype(int)
+    whole = np.floor(by + _PART).astype(int)
     larger = np.full(size, air_hu, np.float32)
     larger[whole[0] : whole[0] + pixels.shape[0], whole[1] : whole[1] + pixels.shape[1]] = pixels
     for axis, part in enumerate(by - whole):
-        if part > 1e-4:
+        if part > _PART:
             weights = [1.0 - part, part]  # of the pixel itself and of the one before it
             larger = ndimage.correlate1d(larger, weights[::-1], axis=axis, mode="constant", cval=air_hu)
     return np.rint(larger) if np.issubdtype(pixels.dtype, np.integer) else larger

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bundle.skull_implant.errors import CaseRefused, InputError
+from bundle.skull_implant.gantry_tilt import CorrectedTilt
 from bundle.skull_implant.image_file import image_extension, read_header, read_voxels
 from bundle.skull_implant.volume import Grid, Volume
 
@@ -27,7 +28,8 @@ class Case:
         is_mask: the voxels are a skull mask, not HU.
         source: what a report may say of the input: format, file or folder name, sha256 of voxels and grid; for DICOM
             also modality, series number and slice count. Nothing of the patient.
-        reference_files: for DICOM, the file of each slice from k = 0 up, for writing a DICOM SEG; not for reports.
+        reference_files: for DICOM, the file of each slice from k = 0 up, for what is written back; not for reports.
+        tilt: for DICOM, the gantry tilt that was corrected, so that the volume's slices are not those of the files.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Case:
     is_mask: bool
     source: dict[str, Any]
     reference_files: tuple[Path, ...] = ()
+    tilt: CorrectedTilt | None = None
 
 
 def read_case(
@@ -75,6 +78,7 @@ def read_case(
     path = _checked_path(path)
     limits = _GridLimits(minimum_slices, minimum_extent_mm, minimum_spacing_mm, maximum_spacing_mm, maximum_voxels)
     files: tuple[Path, ...] = ()
+    tilt: CorrectedTilt | None = None
     if path.is_dir():
         # Lazy: the bundle runs beside MONAI Label, which needs pydicom < 3, and reads no folder there.
         from bundle.skull_implant.dicom_series import read_dicom_folder
@@ -83,7 +87,7 @@ def read_case(
         name = case_name(path)
         rules = SliceRules(maximum_voxels=maximum_voxels)
         volume, info = read_dicom_folder(path, series_number=series_number, rules=rules)
-        files = tuple(info.pop("reference_files"))
+        files, tilt = tuple(info.pop("reference_files")), info.pop("tilt", None)
         limits.check(volume.grid, name, name)
     else:
         header = read_header(path)
@@ -94,7 +98,7 @@ def read_case(
     if not is_mask:
         _check_hu(volume.voxels, path.name, name, air_hu, minimum_air_share)
     volume = Volume(_smallest_type(volume.voxels, is_mask), volume.grid)
-    return Case(name, volume, is_mask, {"name": path.name, **info, "sha256": content_hash(volume)}, files)
+    return Case(name, volume, is_mask, {"name": path.name, **info, "sha256": content_hash(volume)}, files, tilt)
 
 
 def case_name(path: str | Path) -> str:

@@ -124,6 +124,7 @@ class CaseWriter:
             Creator(about["versions"]["skull_implant"], about["weights"]["sha256"]),
             parameters={"gamma": f"{about['gamma']:g}", "defect_class": data["defect_class"]},
             picture=folder / "preview.png" if self.secondary_capture else None,
+            tilt_degrees=data["case"].tilt.degrees if data["case"].tilt else 0.0,
         )
 
     def write_refused(self, error: CaseRefused) -> None:
