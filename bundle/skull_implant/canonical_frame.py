@@ -208,7 +208,8 @@ def _robust_cost(points: np.ndarray, parameters: np.ndarray, template: VaultTemp
     """Minus the robust number of points on the vault: a fit cannot win by leaving the bone behind, nor by tipping."""
     residual, vault = _residuals(points, parameters, template)
     squared = (residual / scale_mm) ** 2
-    tipped = 0.5 * np.square(parameters[:3]).sum() / _TILT_RAD**2
+    turn = Rotation.from_matrix(template.usual_rotation.T) * Rotation.from_rotvec(parameters[:3])
+    tipped = 0.5 * (turn.magnitude() / _TILT_RAD) ** 2
     return float(_POINTS_PER_INDEPENDENT * tipped - (vault / (1.0 + squared)).sum())
 
 
