@@ -70,8 +70,22 @@ def test_the_report_counts_pieces_but_not_cavities() -> None:
     report = surface_report(implant_surface(_volume(voxels, (1.0, 1.0, 1.0))))
     assert report["watertight"] is True
     assert report["pieces"] == 2
+    assert report["openings"] == 0
     assert report["volume_ml"] == pytest.approx(voxels.sum() / 1000.0, rel=0.02)
     assert report["triangles"] > 100
+
+
+@pytest.mark.parametrize("openings", [0, 1, 2])
+def test_the_report_counts_the_holes_through_a_plate(openings: int) -> None:
+    voxels = np.zeros((40, 24, 12))
+    voxels[2:38, 2:22, 4:8] = 1
+    for number in range(openings):
+        voxels[6 + 14 * number : 14 + 14 * number, 8:16] = 0
+
+    report = surface_report(implant_surface(_volume(voxels, (1.0, 1.0, 1.0))))
+
+    assert report["openings"] == openings
+    assert report["pieces"] == 1
 
 
 def test_an_open_surface_is_not_called_watertight() -> None:

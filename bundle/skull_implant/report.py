@@ -29,6 +29,7 @@ class ReviewRules:
         minimum_agreement: DSC of decoded skull and bone near the bone; less, and the model does not know this head.
         minimum_class_probability: of the defect's class against the other one.
         minimum_thickness_mm: 5th percentile of the implant's thickness.
+        maximum_openings: through-holes of a cranial implant: where the model is unsure it leaves the hole open.
     """
 
     maximum_tilt_deg: float = 30.0
@@ -36,6 +37,7 @@ class ReviewRules:
     minimum_agreement: float = 0.6
     minimum_class_probability: float = 0.6
     minimum_thickness_mm: float = 1.0
+    maximum_openings: int = 0
 
 
 def describe(
@@ -142,6 +144,10 @@ def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -
             f"{rules.minimum_class_probability}",
         ),
         (not implant.get("watertight", True), "the implant's surface is not watertight"),
+        (
+            kind == "cranial" and implant.get("openings", 0) > rules.maximum_openings,
+            f"the implant leaves {implant.get('openings', 0)} openings in itself",
+        ),
         (thin < rules.minimum_thickness_mm, f"5 % of the implant is thinner than {rules.minimum_thickness_mm:g} mm"),
     ]
     return [reason for holds, reason in found if holds] + data.get("remarks", [])

@@ -87,7 +87,7 @@ def surface_report(mesh: trimesh.Trimesh) -> dict[str, bool | float | int]:
 
     Returns:
         `watertight` (closed, and wound consistently), `volume_ml`, `pieces` (separate bodies; a closed cavity inside
-        one is no piece) and `triangles`.
+        one is no piece), `openings` (through-holes, by the surface's Euler characteristic) and `triangles`.
     """
     edges = mesh.edges_unique
     links = sparse.coo_matrix((np.ones(len(edges)), edges.T), shape=(len(mesh.vertices),) * 2)
@@ -97,6 +97,7 @@ def surface_report(mesh: trimesh.Trimesh) -> dict[str, bool | float | int]:
         "watertight": bool(mesh.is_watertight and mesh.is_winding_consistent),
         "volume_ml": float(mesh.volume) / 1000.0,
         "pieces": int(np.count_nonzero(solids > 0)),
+        "openings": round(len(solids[solids != 0]) - mesh.euler_number / 2),
         "triangles": len(mesh.faces),
     }
 
