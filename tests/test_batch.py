@@ -49,7 +49,12 @@ KILLS = int(os.environ.get("SKULL_IMPLANT_KILLS", "1"))  # of a worker and of a 
 def scheduler() -> Iterator[str]:
     """A cluster that the tests of this file share, as a hospital's."""
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=50
+        n_workers=2,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address=None,
+        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+        silence_logs=50,
     ) as cluster:
         yield cluster.scheduler_address
 

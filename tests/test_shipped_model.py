@@ -35,6 +35,11 @@ def shipped_model() -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def real_head() -> Volume:
+    return skull_mask_from_hu(debian_sample())
+
+
 def completed(path: Path, model: Path, output: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """The implant and the report."""
     (folder,) = complete(INFERENCE, dataset_dir=str(path), output_dir=str(output), model_file=str(model), device="cpu")
@@ -52,14 +57,13 @@ def test_the_shipped_model_fills_the_hole_of_a_made_up_head_at_2_mm(
     assert dice(implant, small_head(0).implant.voxels) >= 0.6
 
 
-@pytest.mark.parametrize(("number", "site"), [(4, "temporal_left"), (5, "parietal_right"), (8, "vertex")])
+@pytest.mark.parametrize(("number", "site"), [(4, "temporal_left"), (5, "parietal_right")])
 def test_the_shipped_model_fills_holes_cut_into_a_real_head(
-    number: int, site: str, shipped_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, site: str, real_head: Volume, shipped_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_preview(monkeypatch)
-    whole = skull_mask_from_hu(debian_sample())
-    template = SkullCompleter.from_file(shipped_model).template
-    frame = estimate_frame(whole.voxels, whole.grid, template)
+    whole = real_head
+    frame = estimate_frame(whole.voxels, whole.grid, SkullCompleter.from_file(shipped_model).template)
     truth = cut_native(whole, frame, draw_cranial_hole(np.random.default_rng(number), site))
     write_volume(tmp_path / "head.nii.gz", Volume(whole.voxels & ~truth, whole.grid))
 

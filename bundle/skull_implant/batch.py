@@ -240,6 +240,7 @@ def _cluster(resources: Resources) -> Iterator[distributed.Client]:
             processes=True,
             host="127.0.0.1",
             dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # any free port, for batches beside each other
             security=True,  # TLS with keys made for this run, so that no other user of the machine can hand it work
             memory_limit=None,  # it would not see the cases' own processes, which are watched instead
             silence_logs=logging.CRITICAL,
