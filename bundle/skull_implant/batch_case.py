@@ -17,11 +17,10 @@ from typing import Any
 
 from bundle.skull_implant.batch_identity import REPORT, Identity, bundle_state, hash_files, read_report
 from bundle.skull_implant.batch_names import content_name
-from bundle.skull_implant.errors import CaseRefused, InputError
+from bundle.skull_implant.errors import NOT_WRITABLE, CaseRefused, InputError, chain
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "inference.yaml"
 WORK_FOLDER = ".batch"  # in OUTPUT_ROOT, so that a finished result is renamed and not copied
-NO_RESULT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 Work = Callable[[Path, Path, dict[str, Any]], Path]
 
@@ -223,29 +222,19 @@ def _check_weights(report: dict[str, Any], request: CaseRequest) -> None:
 def _told(error: Exception, full: bool) -> str:
     if full:
         return "OUTPUT_ROOT or the folder for temporary files takes no more (disk full, quota reached or read-only)"
-    chain = _chain(error)
-    if any(isinstance(each, MemoryError) for each in chain):
+    causes = list(chain(error))
+    if any(isinstance(each, MemoryError) for each in causes):
         return "not enough memory; give more --memory_gb or fewer --workers"
     # The text of an unexpected error may quote paths, and so a patient. The first cause that was raised tells most.
-    first = [each for each in chain if each.__traceback__ is not None][-1]
+    first = [each for each in causes if each.__traceback__ is not None][-1]
     place = traceback.extract_tb(first.__traceback__)[-1]
     where = f"{type(first).__name__} in {Path(place.filename).name}, line {place.lineno}"
     return f"unexpected {where}; scripts.complete tells more"
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """An error and what led to it, each once: MONAI wraps what a transform raises, and a chain may run in a circle."""
-    chain: list[BaseException] = []
-    following: BaseException | None = error
-    while following is not None and not any(following is each for each in chain):
-        chain.append(following)
-        following = following.__cause__ or following.__context__
-    return chain
-
-
 def _out_of_space(error: BaseException, output_root: Path) -> bool:
     """Whether writing failed for want of space; ITK's own errors do not say, so the disk is asked."""
-    if any(isinstance(each, OSError) and each.errno in NO_RESULT for each in _chain(error)):
+    if any(isinstance(each, OSError) and each.errno in NOT_WRITABLE for each in chain(error)):
         return True
     with contextlib.suppress(OSError):
         return shutil.disk_usage(output_root).free < 1 << 20

@@ -119,8 +119,8 @@ def _jobs(part: str, sources: dict[str, Source], protocol: Protocol) -> list[Job
 def _score_person(job: Job, protocol: Protocol) -> tuple[list[Score], list[SkullScore]]:
     source, part, sites, number = job
     scorer = _Scorer(protocol)
-    skull = source.read_skull(protocol.threshold_hu)
-    complete = Volume(skull.voxels > 0, skull.grid)
+    whole = source.read_skull(protocol.threshold_hu)
+    complete = Volume(whole.voxels > 0, whole.grid)
     official = source.read_implant()
     try:
         frame = estimate_frame(complete.voxels, complete.grid, scorer.template, case=source.name)
@@ -141,11 +141,14 @@ def _score_person(job: Job, protocol: Protocol) -> tuple[list[Score], list[Skull
     skulls: list[SkullScore] = []
     for (defect, name), piece in pieces.items():
         try:
-            implants += scorer.score(part, source.name, defect, name, complete, piece)
-            skulls += scorer.score_skulls(part, source.name, defect, complete, piece)
+            skull = Volume(complete.voxels & ~piece, complete.grid)
+            frame = estimate_frame(skull.voxels, skull.grid, scorer.template, case=source.name)
         except CaseRefused as error:
             logger.warning("%s", error)
             implants += scorer.refused(part, source.name, defect, name)
+            continue
+        implants += scorer.score(part, source.name, defect, name, skull, frame, piece)
+        skulls += scorer.score_skulls(part, source.name, defect, complete, skull, frame)
     return implants, skulls
 
 
@@ -164,7 +167,16 @@ class _Scorer:
         self.template: VaultTemplate = next(iter(self.networks.values()))[0].template
         self.skulls = _training_skulls(protocol.dataset_dir, self.box.spatial_size) if protocol.baselines else None
 
-    def score(self, part: str, person: str, defect: str, site: str, complete: Volume, truth: np.ndarray) -> list[Score]:
+    def score(
+        self,
+        part: str,
+        person: str,
+        defect: str,
+        site: str,
+        skull: Volume,
+        frame: CanonicalFrame,
+        truth: np.ndarray,
+    ) -> list[Score]:
         """Every method on one defect.
 
         Args:
@@ -172,14 +184,10 @@ class _Scorer:
             person: name.
             defect: of `score_table.DEFECTS`.
             site: of a varied hole.
-            complete: bool, on the scan's grid.
+            skull: bool, with the defect, on the scan's grid.
+            frame: of this skull.
             truth: (X, Y, Z) bool, the piece that was cut out; empty for an undamaged skull.
-
-        Raises:
-            CaseRefused: the damaged skull has no vault to align.
         """
-        skull = Volume(complete.voxels & ~truth, complete.grid)
-        frame = estimate_frame(skull.voxels, skull.grid, self.template, case=person)
         bone_voxels = np.count_nonzero(skull.voxels)
         rows = []
         true_kind = "facial" if defect == "facial" else "cranial"
@@ -219,14 +227,12 @@ class _Scorer:
         return rows
 
     def score_skulls(
-        self, part: str, person: str, defect: str, complete: Volume, truth: np.ndarray
+        self, part: str, person: str, defect: str, complete: Volume, skull: Volume, frame: CanonicalFrame
     ) -> list[SkullScore]:
         """Whole-skull DSC of the models that do not fit the code, as in the method paper; none for a varied hole."""
         task = {"official": "cranial", "facial": "facial", "none": "complete"}.get(defect)
         if task is None:
             return []
-        skull = Volume(complete.voxels & ~truth, complete.grid)
-        frame = estimate_frame(skull.voxels, skull.grid, self.template, case=person)
         rows = []
         for method, (network, inferer) in self.networks.items():
             if inferer.code_fit is not None and inferer.code_fit.steps:

@@ -18,6 +18,7 @@ from bundle.skull_implant.canonical_frame import CanonicalFrame, align, bone_poi
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
 from bundle.skull_implant.dataset_folder import PARTS, write_datalist, write_skull
 from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.image_file import image_extension
 from bundle.skull_implant.reading import case_name, read_case
 from bundle.skull_implant.skull_mask import clean_binary_mask, skull_mask_from_hu
 from bundle.skull_implant.vault_template import VaultTemplate, average_template
@@ -56,9 +57,9 @@ def find_sources(folder: Path) -> list[Source]:
     """
     skulls, implants = folder / "complete_skull", folder / "implant"
     if skulls.is_dir():
-        paths = [path for path in sorted(skulls.iterdir()) if _is_volume(path)]
+        paths = [path for path in sorted(skulls.iterdir()) if image_extension(path)]
     else:
-        paths = [path for path in sorted(folder.glob("*")) if path.is_dir() or _is_volume(path)]
+        paths = [path for path in sorted(folder.glob("*")) if path.is_dir() or image_extension(path)]
     if not paths:
         raise InputError(
             f"{folder}: SOURCE must hold volume files, DICOM folders or complete_skull/, found none; check the path"
@@ -168,10 +169,6 @@ def _write_one(
 
 def _single_thread() -> None:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-
-
-def _is_volume(path: Path) -> bool:
-    return path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha"))
 
 
 def validation_names(names: Sequence[str], split: str, share: float, seed: int) -> list[str]:

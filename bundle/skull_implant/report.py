@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 import trimesh
 
+from bundle.skull_implant.batch_identity import hash_weights
 from bundle.skull_implant.network import DEFECT_CLASSES, LATENT_CLASSES
 from bundle.skull_implant.surface import surface_report, thickness_mm
 
@@ -101,7 +100,7 @@ def about_run(model_file: str | Path, gamma: float, threshold_hu: float, device:
         "gamma": gamma,
         "threshold_hu": threshold_hu,
         "device": device,
-        "weights": {"file": Path(model_file).name, "sha256": _sha256(str(model_file))},
+        "weights": {"file": Path(model_file).name, "sha256": hash_weights(Path(model_file))},
         "versions": {
             "skull_implant": version,
             "python": platform.python_version(),
@@ -110,11 +109,6 @@ def about_run(model_file: str | Path, gamma: float, threshold_hu: float, device:
             "numpy": np.__version__,
         },
     }
-
-
-@lru_cache(maxsize=4)
-def _sha256(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -> list[str]:
