@@ -13,6 +13,7 @@ def prepare(
     spatial_size: tuple[int, ...] = (256, 256, 128),
     seed: int = 0,
     defective: str = "",
+    completer: str = "models/model.pt",
 ) -> None:
     """Turn complete skulls into a training set in the canonical box.
 
@@ -26,13 +27,17 @@ def prepare(
         spatial_size: voxels of the stored grid along right, anterior, superior.
         seed: of the random split.
         defective: folder of skulls that have a hole of their own and no truth, to learn bone from as well.
+        completer: model that fills the holes of the defective skulls, so that more defects can be cut into them; what
+            it fills in is never a target.
     """
+    from functools import partial
     from pathlib import Path
 
     from bundle.skull_implant import preparing
     from bundle.skull_implant.canonical_grid import CanonicalBox
     from bundle.skull_implant.dataset_folder import DATALIST
     from bundle.skull_implant.errors import InputError
+    from bundle.skull_implant.hole_filling import fill_hole
     from bundle.skull_implant.network import SkullCompleter
 
     folder = Path(dataset_dir)
@@ -52,7 +57,8 @@ def prepare(
         else SkullCompleter.from_file(template).template
     )
     box = CanonicalBox((spatial_size[0], spatial_size[1], spatial_size[2]))
-    preparing.prepare_dataset(sources, folder, validation, vault, box, threshold_hu, holed)
+    fill = partial(fill_hole, network=SkullCompleter.from_file(completer)) if holed else None
+    preparing.prepare_dataset(sources, folder, validation, vault, box, threshold_hu, holed, fill)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ def small_images(count: int = 3, seed: int = 0) -> torch.Tensor:
 def small_dataset(folder: Path, training: int = 4, defective: int = 0) -> DatasetFolder:
     """Prepared vaults of different sizes: the training skulls, the first without an implant, and one validation skull.
 
-    The official implant of the others is their bone in front of the vertex and right of the midline. Defective ones
-    come without that bone.
+    The official implant of the others is their bone in front of the vertex and right of the midline. In defective ones
+    that bone is a model's guess.
     """
     folder.mkdir(parents=True, exist_ok=True)
     template = VaultTemplate.ellipsoid()
@@ -50,10 +50,9 @@ def small_dataset(folder: Path, training: int = 4, defective: int = 0) -> Datase
         # walls as thick as the voxels are large
         complete = shell(points, frame, template, wall_mm=12.0)
         implant = complete & (points[0] > 5.0) & (points[1] > 20.0) & (points[2] > -60.0)
-        holed = number > training
-        bone, piece = (complete & ~implant, None) if holed else (complete, None if number == 0 else implant)
-        entry = write_skull(folder, f"{number:03d}", bone, piece, frame)
-        lists["defective" if holed else "validation" if number == training else "training"].append(entry)
+        entry = write_skull(folder, f"{number:03d}", complete, None if number == 0 else implant, frame)
+        part = "defective" if number > training else "validation" if number == training else "training"
+        lists[part].append(entry)
     write_datalist(folder, lists, BOX, template)
     return DatasetFolder(folder)
 

@@ -224,18 +224,6 @@ def test_a_model_file_is_a_plain_state_dict_on_the_cpu(network: SkullCompleter, 
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
 
 
-def test_skulls_with_a_hole_of_their_own_do_not_enter_the_statistics(
-    network: SkullCompleter, cutter: DefectCutter, tmp_path: Path
-) -> None:
-    small_dataset(tmp_path, training=3, defective=2)
-    whole, more = (SkullDataset(str(tmp_path), "training", BOX.spatial_size, defective=each) for each in (False, True))
-
-    first, second = (encode_classes(network, each, cutter, (1, 1, 1), seed=0) for each in (whole, more))
-
-    for one, other in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
 def test_a_single_person_gives_no_regression() -> None:
     slope, explained = fit_step(np.ones((4, 3)), np.ones((4, 3)), np.zeros(4, int))
 

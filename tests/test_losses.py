@@ -89,6 +89,29 @@ def test_partial_volume_is_kept_by_the_squared_dice_and_thresholded_away_by_the_
     assert thresholded[False] < kept[False]
 
 
+def test_what_is_not_known_counts_nowhere() -> None:
+    logits, target = _random_pair()
+    known = torch.ones_like(target)
+    known[..., 3:] = 0
+    elsewhere = known + (1 - known) * torch.rand(known.shape, dtype=torch.float64)
+    loss = SkullDiceLoss()
+    ours = logits.clone().requires_grad_()
+
+    masked = loss(ours, target, known)
+    masked.backward()
+
+    torch.testing.assert_close(masked, loss(logits[..., :3], target[..., :3]))
+    torch.testing.assert_close(masked, loss(logits * elsewhere, target * elsewhere, known))
+    assert not ours.grad[..., 3:].any()
+
+
+def test_where_all_is_known_a_mask_changes_nothing() -> None:
+    logits, target = _random_pair()
+
+    loss = SkullDiceLoss()
+    torch.testing.assert_close(loss(logits, target, torch.ones_like(target)), loss(logits, target))
+
+
 def test_the_divergence_is_that_of_torch_distributions_summed() -> None:
     generator = torch.Generator().manual_seed(3)
     mean, log_variance = torch.randn(4, 32, generator=generator), torch.randn(4, 32, generator=generator)

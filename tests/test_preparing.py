@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from bundle.skull_implant import hole_filling
+from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
 from bundle.skull_implant.dataset_folder import DATALIST, DatasetFolder
 from bundle.skull_implant.dicom_writing import write_ct_series
 from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.preparing import Source, find_sources, validation_names
 from bundle.skull_implant.volume import write_volume
 from scripts.prepare import prepare
@@ -202,13 +206,42 @@ def test_a_random_split_has_its_share_at_least_one_and_is_the_same_for_a_seed() 
     assert validation_names(cases, "", 0.2, 0) != validation_names(cases, "", 0.2, 1)
 
 
-def test_defective_skulls_are_a_part_of_their_own(tmp_path: Path, model_file: Path) -> None:
-    source = write_skullfix_layout(tmp_path / "source", seeds=(0, 1))
-    settings = {"template": str(model_file), "validation_share": 0.5, "spatial_size": SIZE}
+def fill_a_cube(bone: np.ndarray, frame: CanonicalFrame, box: CanonicalBox, network: SkullCompleter) -> np.ndarray:
+    """Stands in for a trained completer."""
+    piece = np.zeros_like(bone)
+    piece[24:40, 24:40, 12:20] = True
+    return piece & ~bone
 
-    prepare(str(source), str(tmp_path / "dataset"), defective=str(source / "complete_skull"), **settings)
+
+def fill_nothing(bone: np.ndarray, frame: CanonicalFrame, box: CanonicalBox, network: SkullCompleter) -> np.ndarray:
+    return np.zeros_like(bone)
+
+
+@pytest.mark.parametrize("filler", [fill_a_cube, fill_nothing])
+def test_defective_skulls_are_a_part_of_their_own_with_their_hole_filled(
+    tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch, filler: Any
+) -> None:
+    source = write_skullfix_layout(tmp_path / "source", seeds=(0, 1))
+    monkeypatch.setattr(hole_filling, "fill_hole", filler)
+
+    prepare(
+        str(source),
+        str(tmp_path / "dataset"),
+        template=str(model_file),
+        validation_share=0.5,
+        spatial_size=SIZE,
+        defective=str(source / "complete_skull"),
+        completer=str(model_file),
+    )
 
     dataset = DatasetFolder(tmp_path / "dataset")
-    assert names(dataset.folder, "defective") == ["defective_000", "defective_001"]
-    assert len(names(dataset.folder, "training")) == len(names(dataset.folder, "validation")) == 1
-    assert all(skull.implant is None for skull in dataset.read("defective", SIZE))
+    whole = {skull.name: skull for part in ("training", "validation") for skull in dataset.read(part, SIZE)}
+    filled = dataset.read("defective", SIZE)
+    # Where no hole is found there is nothing that could be called unknown, so the skull is left out.
+    assert [skull.name for skull in filled] == (["defective_000", "defective_001"] if filler is fill_a_cube else [])
+    assert sorted(whole) == ["000", "001"]
+    for skull in filled:
+        bone = whole[skull.name.removeprefix("defective_")].complete
+        np.testing.assert_array_equal(skull.complete, np.maximum(bone, skull.implant))
+        assert skull.implant.any()
+        assert not (skull.implant & bone).any()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from bundle.skull_implant.augmentation import Deformation
 from bundle.skull_implant.errors import InputError
@@ -33,7 +34,7 @@ def cutter() -> DefectCutter:
 
 def _epoch(batches: SkullBatches) -> dict[str, torch.Tensor]:
     found = list(batches)
-    return {key: torch.cat([batch[key] for batch in found]) for key in ("image", "kind")}
+    return {key: torch.cat([batch[key] for batch in found]) for key in ("image", "known", "kind")}
 
 
 def test_a_dataset_holds_the_skulls_of_its_part_in_order(folder: Path, dataset: SkullDataset) -> None:
@@ -212,18 +213,41 @@ def test_a_batch_size_below_one_is_refused(dataset: SkullDataset) -> None:
         SkullBatches(dataset, batch_size=0)
 
 
-def test_skulls_with_a_hole_of_their_own_come_once_an_epoch_as_they_are(tmp_path: Path) -> None:
+def test_skulls_whose_own_hole_was_filled_come_in_each_class_too(tmp_path: Path) -> None:
     small_dataset(tmp_path, training=2, defective=3)
     dataset = SkullDataset(str(tmp_path), "training", BOX.spatial_size, defective=True)
-    batches = SkullBatches(dataset, batch_size=4)
 
-    epoch = _epoch(batches)
+    epoch = _epoch(SkullBatches(dataset, batch_size=4))
 
     assert (len(dataset), dataset.complete_count) == (5, 2)
-    assert len(batches) == 3
-    assert epoch["kind"].bincount().tolist() == [2, 2 + 3, 2]
-    for number in (2, 3, 4):
-        assert sum(torch.equal(volume, dataset[number]["image"]) for volume in epoch["image"]) == 1
+    assert epoch["kind"].bincount().tolist() == [5, 5, 5]
+
+
+def test_nothing_is_known_where_a_hole_was_filled_and_a_little_around(tmp_path: Path) -> None:
+    small_dataset(tmp_path, training=2, defective=3)
+    dataset = SkullDataset(str(tmp_path), "training", BOX.spatial_size, defective=True)
+    margin_mm = 12.0
+
+    for batch in SkullBatches(dataset, batch_size=3, deformation=Deformation(), guess_margin_mm=margin_mm):
+        complete, cranial, facial = batch["known"]
+        torch.testing.assert_close(complete, cranial)
+        torch.testing.assert_close(complete, facial)
+        unknown = complete[0] == 0
+        share = float(unknown.float().mean())
+        assert share == 0 or 0.005 < share < 0.3
+    undeformed = SkullBatches(dataset, batch_size=15, guess_margin_mm=margin_mm)
+    batch = next(iter(undeformed))
+    guesses = [dataset[number]["implant"] for number in range(2, 5)]
+    unknown = 1 - batch["known"][batch["kind"] == COMPLETE]
+    assert sum(bool(each.any()) for each in unknown) == 3
+    for guess in guesses:
+        inside = [each for each in unknown if each.any() and not (guess * (1 - each)).any()]
+        near = ndimage.binary_dilation(guess[0].numpy() > 0, np.ones((3, 3, 3)))
+        assert any(np.array_equal(each[0].numpy() > 0, near) for each in inside)
+
+
+def test_all_of_a_complete_skull_is_known(dataset: SkullDataset) -> None:
+    assert _epoch(SkullBatches(dataset, batch_size=5))["known"].all()
 
 
 def test_they_are_left_out_unless_asked_for(tmp_path: Path) -> None:

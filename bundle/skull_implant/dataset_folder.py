@@ -17,7 +17,7 @@ from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.vault_template import VaultTemplate
 
 DATALIST = "dataset.json"
-PARTS = ("training", "validation", "defective")  # defective: with a hole of their own and no truth, for training
+PARTS = ("training", "validation", "defective")  # defective: their own hole filled with a guess, for training
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class PreparedSkull:
 
     Args:
         name: of the case.
-        complete: (X, Y, Z) uint8, share of bone times 255; in the part "defective" a skull with a hole of its own.
-        implant: the same for the piece of an official defect, or None.
+        complete: (X, Y, Z) uint8, share of bone times 255.
+        implant: the same for the piece of an official defect, or None; in the part "defective" a model's guess.
     """
 
     name: str

@@ -56,7 +56,7 @@ def fit_standardization(network: SkullCompleter, batches: SkullBatches, device: 
 def encode_classes(
     network: SkullCompleter, dataset: SkullDataset, cutter: DefectCutter, draws: Sequence[int], seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Standardized codes of undeformed skulls of each class; those with a hole of their own are left out.
+    """Standardized codes of undeformed skulls of each class.
 
     Args:
         network: with standardization.
@@ -71,7 +71,7 @@ def encode_classes(
     network.eval()
     generator = np.random.default_rng(seed)
     codes, kinds, owners = [], [], []
-    for index in range(dataset.complete_count):
+    for index in range(len(dataset)):
         item = dataset[index]
         official = item["implant"] if dataset.has_implant[index] else None
         wanted = [kind for kind, count in enumerate(draws) for _ in range(count)]
@@ -113,7 +113,7 @@ def fit_latent_statistics(
     _set(network.class_bias, classifier.intercept_)
     logger.info("classes told apart on the training skulls: %.1f %%", 100 * classifier.score(codes, kinds))
     network.dev_slope.zero_()
-    complete = np.stack([codes[(owners == owner) & (kinds == 0)].mean(0) for owner in range(dataset.complete_count)])
+    complete = np.stack([codes[(owners == owner) & (kinds == 0)].mean(0) for owner in range(len(dataset))])
     for index, name in enumerate(DEFECT_CLASSES if conditional else ()):
         own = kinds == index + 1
         step = complete[owners[own]] - codes[own]

@@ -10,7 +10,8 @@ class SkullDiceLoss(nn.Module):
     """`weight` times the Dice loss of softmax logits, summed over batch and both channels (Li et al. 2022).
 
     The same number as MONAI's `DiceLoss(softmax=True, reduction="sum")` on two channels; as both channels follow from
-    the skull's alone it is computed from that one, in a third of the time and memory.
+    the skull's alone it is computed from that one, in a third of the time and memory. With a mask it is the number of
+    `MaskedDiceLoss`' idea on both channels: voxels whose truth is not known count nowhere.
 
     Args:
         weight: the paper's 80.
@@ -25,11 +26,20 @@ class SkullDiceLoss(nn.Module):
         self.squared = squared
         self.smooth = smooth
 
-    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Loss of logits `(B, 2, X, Y, Z)` against skulls `(B, 1, X, Y, Z)` in 0 to 1."""
+    def forward(self, logits: torch.Tensor, target: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
+        """Loss of logits `(B, 2, X, Y, Z)` against skulls `(B, 1, X, Y, Z)` in 0 to 1.
+
+        Args:
+            logits: of background and skull.
+            target: share of bone.
+            known: (B, 1, X, Y, Z), 1 where the target is the truth and 0 where nothing is known; None for 1 everywhere.
+        """
         skull = torch.sigmoid(logits[:, 1] - logits[:, 0]).flatten(1)  # softmax over two channels
         target = target[:, 0].flatten(1)
-        voxels = target.shape[1]
+        voxels: float | torch.Tensor = target.shape[1]
+        if known is not None:
+            known = known[:, 0].flatten(1)
+            skull, target, voxels = skull * known, target * known, known.sum(1)
         both = (skull * target).sum(1)
         skull_sum, target_sum = skull.sum(1), target.sum(1)
         both_background = voxels - skull_sum - target_sum + both

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 from scipy.spatial.transform import Rotation
 
 from bundle.skull_implant.canonical_frame import CanonicalFrame, align, bone_points, estimate_frame, to_template
@@ -25,6 +26,8 @@ from bundle.skull_implant.vault_template import VaultTemplate, average_template
 from bundle.skull_implant.volume import Volume
 
 logger = logging.getLogger(__name__)
+
+Filler = Callable[[np.ndarray, CanonicalFrame, CanonicalBox], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ def prepare_dataset(
     box: CanonicalBox,
     threshold_hu: float,
     defective: Sequence[Source] = (),
+    fill: Filler | None = None,
 ) -> None:
     """Write a training set; a skull that cannot be aligned is named in the log and left out.
 
@@ -111,6 +115,7 @@ def prepare_dataset(
         box: canonical box at the size to store.
         threshold_hu: bone threshold for CT.
         defective: skulls with a hole of their own and no truth, for training.
+        fill: gives what fills the hole of a defective skull, :func:`hole_filling.fill_hole` of a completer.
 
     Raises:
         InputError: no skull is left to train with.
@@ -118,11 +123,11 @@ def prepare_dataset(
     lists: dict[str, list[dict[str, str]]] = {part: [] for part in PARTS}
     rotations: list[np.ndarray] = []
     holed = [replace(source, name=f"defective_{source.name}") for source in defective]
-    every = [*sources, *holed]
+    every, fillers = [*sources, *holed], [*([None] * len(sources)), *([fill] * len(holed))]
     write = partial(_write_one, folder=folder, template=template, box=box, threshold_hu=threshold_hu)
     with ProcessPoolExecutor(initializer=_single_thread) as pool:
         for number, (source, (entry, frame, line)) in enumerate(
-            zip(every, pool.map(write, every), strict=True), start=1
+            zip(every, pool.map(write, every, fillers), strict=True), start=1
         ):
             logger.info("%d of %d: %s: %s", number, len(every), source.name, line)
             if entry and frame:
@@ -152,7 +157,7 @@ def _outline(points: np.ndarray, template: VaultTemplate) -> np.ndarray:
 
 
 def _write_one(
-    source: Source, folder: Path, template: VaultTemplate, box: CanonicalBox, threshold_hu: float
+    source: Source, fill: Filler | None, folder: Path, template: VaultTemplate, box: CanonicalBox, threshold_hu: float
 ) -> tuple[dict[str, str] | None, CanonicalFrame | None, str]:
     """The datalist entry and frame, or None for a skull left out, and what to tell about it."""
     try:
@@ -163,11 +168,17 @@ def _write_one(
         return None, None, f"left out: {error}"
     complete = to_canonical(skull, frame, box) > 0.5
     piece = None if implant is None else to_canonical(implant, frame, box) > 0.5
+    if fill is not None:
+        piece = fill(complete, frame, box)
+        if not piece.any():
+            return None, None, "left out: a defective skull must have a hole, none was found"
+        complete |= piece
     entry = write_skull(folder, source.name, complete, piece, frame)
     return entry, frame, f"{frame.residual_mm:.1f} mm from the mean vault, {frame.coverage:.0%} of it there"
 
 
 def _single_thread() -> None:
+    torch.set_num_threads(1)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 

@@ -41,11 +41,11 @@ class StageOneStep:
     def __call__(self, engine: Engine, batch: Batch) -> dict[str, torch.Tensor]:
         """One optimizer step; returns detached loss terms per sample, still on the device."""
         network: SkullVAE = engine.network
-        images = batch["image"].to(engine.state.device)
+        images, known = (batch[key].to(engine.state.device) for key in ("image", "known"))
         network.train()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bfloat16):
             logits, mean, log_variance = network(images)
-        dice = self.loss(logits.float(), images)
+        dice = self.loss(logits.float(), images, known)
         kld = kl_divergence(mean.float(), log_variance.float())
         _update(engine, dice + self.beta * kld)
         return {"dice": dice.detach() / len(images), "kld": kld.detach() / len(images)}
@@ -69,14 +69,14 @@ class StageTwoStep:
     def __call__(self, engine: Engine, batch: Batch) -> dict[str, torch.Tensor]:
         """One optimizer step of the decoder; the encoder stays frozen in evaluation mode."""
         network: SkullCompleter = engine.network
-        images = batch["image"].to(engine.state.device)
+        images, known = (batch[key].to(engine.state.device) for key in ("image", "known"))
         network.eval()
         network.decoder.train()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bfloat16):
             with torch.no_grad():
                 code = network.encode(images)
             logits = network.decoder(code)
-        dice = self.loss(logits.float(), images)
+        dice = self.loss(logits.float(), images, known)
         _update(engine, dice)
         return {"dice": dice.detach() / len(images)}
 

@@ -15,8 +15,6 @@ from bundle.skull_implant.defects import CranialHole, FacialSlab, draw_cranial_h
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.network import LATENT_CLASSES
 
-CRANIAL = LATENT_CLASSES.index("cranial")
-
 
 class SkullDataset(Dataset[dict[str, torch.Tensor]]):
     """Complete skulls and official implants in device memory, 8 bits a voxel.
@@ -26,8 +24,8 @@ class SkullDataset(Dataset[dict[str, torch.Tensor]]):
         part: "training" or "validation".
         spatial_size: voxels of the canonical grid to train at.
         device: where the skulls live.
-        defective: also take the skulls that have a hole of their own and no truth, behind the complete ones; they can
-            teach the network what bone looks like, not what is missing.
+        defective: also take the skulls that have a hole of their own, behind the complete ones. Their hole is filled
+            with a model's guess, which stands in their official implant and is never a target.
 
     Raises:
         InputError: no such dataset.
@@ -125,7 +123,7 @@ class DefectCutter:
 class SkullBatches:
     """Epochs of fixed length, endlessly varied: each skull deformed, complete and with a cranial and a facial defect.
 
-    A skull that has a hole of its own comes once, as it is, in the cranial class.
+    Where a skull's own hole was filled with a guess, and a little around, nothing is known: `known` is 0 there.
 
     The randomness of an epoch depends on the seed and its number alone, so a resumed run sees what an unbroken one
     would have.
@@ -137,6 +135,7 @@ class SkullBatches:
         official_share: of the cranial defects.
         seed: of everything random.
         binary: threshold the volumes at one half, as in the method paper; else they hold the share of bone in a voxel.
+        guess_margin_mm: how far around a guess nothing is known.
     """
 
     def __init__(
@@ -147,6 +146,7 @@ class SkullBatches:
         official_share: float = 0.3,
         seed: int = 0,
         binary: bool = False,
+        guess_margin_mm: float = 5.0,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
@@ -156,13 +156,14 @@ class SkullBatches:
         self.cutter = DefectCutter(dataset.box, official_share)
         self.seed = seed
         self.binary = binary
+        # Odd sizes, so that the pooled maximum lies in the middle of its window.
+        self.guess_window = [2 * round(guess_margin_mm / step) + 1 for step in dataset.box.spacing_mm]
         self.epoch = 0
         # MONAI's engines look for these two on a loader.
         self.sampler = None
 
     def __len__(self) -> int:
-        complete, defective = self.dataset.complete_count, len(self.dataset) - self.dataset.complete_count
-        return -(-(complete * len(LATENT_CLASSES) + defective) // self.batch_size)
+        return -(-len(self.dataset) * len(LATENT_CLASSES) // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         numbers = np.random.default_rng([self.seed, self.epoch])
@@ -171,7 +172,7 @@ class SkullBatches:
         jobs = [
             (int(index), kind)
             for index in numbers.permutation(len(self.dataset))
-            for kind in (range(len(LATENT_CLASSES)) if index < self.dataset.complete_count else [CRANIAL])
+            for kind in range(len(LATENT_CLASSES))
         ]
         for start in range(0, len(jobs), self.batch_size):
             yield self._batch(jobs[start : start + self.batch_size], numbers, generator)
@@ -192,14 +193,25 @@ class SkullBatches:
             affine, warp = self.deformation.draw(len(persons), generator, box.size_mm, pivot)
             pairs = deform(pairs, affine.to(pairs.device), warp.to(pairs.device))
         deformed = dict(zip(persons, pairs, strict=True))
+        known = {index: self._known(pair, index) for index, pair in deformed.items()}
         images = torch.stack([self._volume(deformed[index], index, kind, numbers) for index, kind in jobs])
         if self.binary:
             images = (images > 0.5).float()
-        return {"image": images, "kind": torch.tensor([job[1] for job in jobs])}
+        return {
+            "image": images,
+            "known": torch.stack([known[index] for index, _ in jobs]),
+            "kind": torch.tensor([job[1] for job in jobs]),
+        }
+
+    def _known(self, pair: torch.Tensor, index: int) -> torch.Tensor:
+        """Where the volumes of a skull are the truth, (1, X, Y, Z) in 0 and 1."""
+        if index < self.dataset.complete_count:
+            return torch.ones_like(pair[:1])
+        margin = [size // 2 for size in self.guess_window]
+        near = torch.nn.functional.max_pool3d((pair[1:] > 0.05).float(), self.guess_window, stride=1, padding=margin)
+        return 1 - near
 
     def _volume(self, pair: torch.Tensor, index: int, kind: int, numbers: np.random.Generator) -> torch.Tensor:
         """One volume (1, X, Y, Z) of a deformed skull and official implant (2, X, Y, Z)."""
-        if index >= self.dataset.complete_count:
-            return pair[:1]
         official = pair[1:] if self.dataset.has_implant[index] else None
         return self.cutter.cut(pair[:1], official, LATENT_CLASSES[kind], numbers)
