@@ -269,3 +269,30 @@ def test_pieces_of_a_share_of_the_largest_are_kept() -> None:
     np.testing.assert_array_equal(
         large_components(mask, 0.1)[:, 0, 0], [*[True] * 10, False, False, True, True, *[False] * 6]
     )
+
+
+def test_bone_outside_and_inside_of_it_makes_an_air_cell_of_a_gap_and_no_hole(case: Case) -> None:
+    diploe = shell(case.points, case.frame, sphere_template(77.0), wall_mm=20.0)
+    thick = shell(case.points, case.frame, SPHERE, wall_mm=26.0) & (case.points[1] > 0)
+    cell = thick & diploe & ball(case.points, FOREHEAD, 25.0)
+    decoded = to_canonical(Volume(case.whole | thick, case.grid), case.frame, BOX)
+
+    assert case.ml(cell) > 5.0
+    assert not case.implant((case.whole | thick) & ~cell, decoded).any()
+
+
+def test_a_groove_that_does_not_go_through_the_bone_is_no_hole(case: Case) -> None:
+    thick = case.whole | (shell(case.points, case.frame, SPHERE, wall_mm=20.0) & (case.points[1] > 0))
+    groove = ball(case.points, FOREHEAD, 14.0) & thick & ~shell(case.points, case.frame, SPHERE, wall_mm=4.0)
+    decoded = to_canonical(Volume(thick, case.grid), case.frame, BOX)
+
+    assert case.ml(groove) > 1.0
+    assert not case.implant(thick & ~groove, decoded).any()
+
+
+def test_the_open_part_of_a_mask_is_kept_whole_though_its_edge_faces_bone(case: Case) -> None:
+    hole = case.whole & ball(case.points, VERTEX, 30.0)
+    shelf = ball(case.points, (18.0, 0.0, -24.0), 10.0)  # under a part of the hole, as the orbital roof lies
+    filled = case.implant((case.whole & ~hole) | shelf)
+
+    assert dice(filled, hole & ~shelf) > 0.95

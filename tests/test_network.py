@@ -19,6 +19,17 @@ def network() -> SkullCompleter:
     return small_network()
 
 
+def test_a_decoder_of_raw_codes_gives_the_same_skulls_from_standardized_ones() -> None:
+    network, other = small_network(0), small_network(1)
+    raw = torch.randn(3, 7)
+
+    network.start_decoder(other.decoder)
+
+    code = (raw - network.latent_mean) / network.latent_std
+    torch.testing.assert_close(network.decoder(code), other.decoder(raw), rtol=1e-4, atol=1e-5)
+    assert network.decoder.linear.weight is not other.decoder.linear.weight
+
+
 def test_a_code_has_the_latent_size_and_a_decoded_skull_the_size_of_the_grid(network: SkullCompleter) -> None:
     code = network.encode(small_images(3))
 

@@ -27,6 +27,8 @@ class ImplantRules:
         opening_mm: radius of the ball that must fit everywhere in the implant.
         shell_mm: of a cranial implant, how far inside and outside the fitted outer vault its core may lie.
         border_mm: cores this near to the end of the scan are missing scan, not missing bone.
+        wall_mm: of a cranial implant: how far from its core a ray from the vault's center must meet no bone, because
+            air cells, the orbits and the grooves of the skull base are no holes.
         minimum_ml: a smaller piece is no implant.
         facial_share: a facial implant keeps all pieces of at least this share of the largest, because a face is many
             bones; a cranial one is one piece.
@@ -38,6 +40,7 @@ class ImplantRules:
     opening_mm: float = 1.0
     shell_mm: tuple[float, float] = (20.0, 8.0)
     border_mm: float = 4.0
+    wall_mm: float = 30.0
     minimum_ml: float = 0.5
     facial_share: float = 0.1
 
@@ -104,6 +107,7 @@ def hole_core(
     core &= scanned(grid, frame, box, rules.border_mm)
     if cranial:
         core &= vault_shell(frame, box, template, rules.shell_mm)
+        core = open_parts(core, bone_share, frame, box, template, rules.wall_mm)
     return large_components(core, 1.0 if cranial else rules.facial_share)
 
 
@@ -142,6 +146,52 @@ def vault_shell(
     gap = length * (1.0 - radius / np.maximum(np.linalg.norm(scaled, axis=1), 1e-6))  # mm outside the vault
     near = (gap > -shell_mm[0]) & (gap < shell_mm[1]) & (theta < 115.0)
     return np.asarray(near.reshape(box.spatial_size))
+
+
+def open_parts(
+    core: np.ndarray,
+    bone_share: np.ndarray,
+    frame: CanonicalFrame,
+    box: CanonicalBox,
+    template: VaultTemplate,
+    wall_mm: float,
+    open_share: float = 0.5,
+    step_mm: float = 1.0,
+) -> np.ndarray:
+    """Parts of a mask that lie in a hole through the vault: rays from its center pass them without meeting bone.
+
+    Voxels with bone on both sides go, and then connected parts of which most voxels have bone on either side, whole:
+    at its edge the rays of a hole may well meet the skull base.
+
+    Args:
+        core: (X, Y, Z) bool.
+        bone_share: (X, Y, Z) share of the patient's bone.
+        frame: of this case.
+        box: canonical box.
+        template: mean vault.
+        wall_mm: how far to look for bone in either direction.
+        open_share: of a part's voxels that must see no bone.
+        step_mm: along the ray.
+    """
+    index = np.argwhere(core)
+    parts = np.zeros_like(core)
+    if not len(index):
+        return parts
+    center = np.array([0.0, 0.0, -template.vertex_mm * frame.scales[2]])
+    points = index * box.spacing_mm + box.affine[:3, 3] - center
+    direction = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-6) / box.spacing_mm
+    solid = (bone_share > 0.4).astype(np.uint8)
+    way = np.arange(step_mm, wall_mm + step_mm, step_mm)
+    walls = np.zeros(len(index), int)
+    for side in (1.0, -1.0):
+        samples = index[:, :, None] + side * direction[:, :, None] * way  # (P, 3, S) voxel indices
+        walls += ndimage.map_coordinates(solid, samples.transpose(1, 0, 2), order=0, mode="constant").any(axis=1)
+    parts[tuple(index[walls < 2].T)] = True
+    free = np.zeros_like(core)
+    free[tuple(index[walls == 0].T)] = True
+    labels, count = ndimage.label(parts)
+    shares = ndimage.mean(free, labels, range(1, count + 1))
+    return np.isin(labels, 1 + np.flatnonzero(np.asarray(shares) >= open_share))
 
 
 def large_components(mask: np.ndarray, share: float = 1.0) -> np.ndarray:

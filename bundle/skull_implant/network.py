@@ -218,6 +218,18 @@ class SkullCompleter(nn.Module):
         size, size_mm = self.spatial_size.tolist(), self.box_mm.tolist()
         return CanonicalBox((size[0], size[1], size[2]), (size_mm[0], size_mm[1], size_mm[2]), float(self.box_top_mm))
 
+    @torch.no_grad()
+    def start_decoder(self, decoder: Decoder) -> None:
+        """Take over the decoder of raw codes, so that standardized ones give the same skulls.
+
+        Args:
+            decoder: stage 1's, of the same sizes.
+        """
+        self.decoder.load_state_dict(decoder.state_dict())
+        weight = decoder.linear.weight
+        self.decoder.linear.weight.copy_(weight * self.latent_std)
+        self.decoder.linear.bias.copy_(decoder.linear.bias + weight @ self.latent_mean)
+
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """Standardized posterior mean `(B, latent_size)` of a skull `(B, 1, X, Y, Z)`."""
         mean, _ = self.encoder(image)
