@@ -292,7 +292,7 @@ def test_a_groove_that_does_not_go_through_the_bone_is_no_hole(case: Case) -> No
 
 def test_the_open_part_of_a_mask_is_kept_whole_though_its_edge_faces_bone(case: Case) -> None:
     hole = case.whole & ball(case.points, VERTEX, 30.0)
-    shelf = ball(case.points, (18.0, 0.0, -24.0), 10.0)  # under a part of the hole, as the orbital roof lies
+    shelf = ball(case.points, (18.0, 0.0, -36.0), 16.0)  # under a part of the hole, as the orbital roof lies
     filled = case.implant((case.whole & ~hole) | shelf)
 
     assert dice(filled, hole & ~shelf) > 0.95
