@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from bundle.skull_implant.augmentation import Deformation, deform
@@ -123,7 +124,8 @@ class DefectCutter:
 class SkullBatches:
     """Epochs of fixed length, endlessly varied: each skull deformed, complete and with a cranial and a facial defect.
 
-    Where a skull's own hole was filled with a guess, and a little around, nothing is known: `known` is 0 there.
+    Where a guess fills a skull's own hole, and a little around, nothing is known: `known` is 0 there. Where the guess was
+    cut out again, the hole is.
 
     The randomness of an epoch depends on the seed and its number alone, so a resumed run sees what an unbroken one
     would have.
@@ -146,7 +148,7 @@ class SkullBatches:
         official_share: float = 0.3,
         seed: int = 0,
         binary: bool = False,
-        guess_margin_mm: float = 5.0,
+        guess_margin_mm: float = 2.5,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
@@ -193,22 +195,22 @@ class SkullBatches:
             affine, warp = self.deformation.draw(len(persons), generator, box.size_mm, pivot)
             pairs = deform(pairs, affine.to(pairs.device), warp.to(pairs.device))
         deformed = dict(zip(persons, pairs, strict=True))
-        known = {index: self._known(pair, index) for index, pair in deformed.items()}
         images = torch.stack([self._volume(deformed[index], index, kind, numbers) for index, kind in jobs])
+        known = torch.stack(
+            [self._known(image, deformed[index], index) for image, (index, _) in zip(images, jobs, strict=True)]
+        )
         if self.binary:
             images = (images > 0.5).float()
-        return {
-            "image": images,
-            "known": torch.stack([known[index] for index, _ in jobs]),
-            "kind": torch.tensor([job[1] for job in jobs]),
-        }
+        return {"image": images, "known": known, "kind": torch.tensor([job[1] for job in jobs])}
 
-    def _known(self, pair: torch.Tensor, index: int) -> torch.Tensor:
-        """Where the volumes of a skull are the truth, (1, X, Y, Z) in 0 and 1."""
+    def _known(self, image: torch.Tensor, pair: torch.Tensor, index: int) -> torch.Tensor:
+        """Where a volume (1, X, Y, Z) of a skull (2, X, Y, Z) is the truth, (1, X, Y, Z) in 0 and 1."""
         if index < self.dataset.complete_count:
-            return torch.ones_like(pair[:1])
-        margin = [size // 2 for size in self.guess_window]
-        near = torch.nn.functional.max_pool3d((pair[1:] > 0.05).float(), self.guess_window, stride=1, padding=margin)
+            return torch.ones_like(image)
+        near = (torch.minimum(image, pair[1:]) > 0.05).float()
+        for axis, size in enumerate(self.guess_window):  # one axis after the other is five times as fast
+            window = [size if other == axis else 1 for other in range(3)]
+            near = functional.max_pool3d(near, window, stride=1, padding=[each // 2 for each in window])
         return 1 - near
 
     def _volume(self, pair: torch.Tensor, index: int, kind: int, numbers: np.random.Generator) -> torch.Tensor:
