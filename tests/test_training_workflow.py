@@ -26,11 +26,13 @@ def epochs(path: Path) -> list[int]:
         return [int(row["epoch"]) for row in csv.DictReader(file)]
 
 
-def train(dataset_dir: Path, folder: Path, **overrides: Any) -> dict[str, torch.Tensor]:
+def train(
+    dataset_dir: Path, folder: Path, run_id: str = "training", overlays: tuple[str, ...] = (), **overrides: Any
+) -> dict[str, torch.Tensor]:
     """A smoke run in this process; the weights it wrote."""
     workflow = ConfigWorkflow(
-        SMOKE,
-        run_id="training",
+        [*SMOKE, *overlays],
+        run_id=run_id,
         logging_file=False,
         dataset_dir=str(dataset_dir),
         output_dir=str(folder),
@@ -135,3 +137,45 @@ def test_another_seed_gives_other_weights(tiny_dataset: Path, tmp_path: Path) ->
 def assert_equal_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
     assert list(first) == list(second)
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_stage_2_may_go_on_from_the_decoder_of_stage_1(tiny_dataset: Path, tmp_path: Path) -> None:
+    anew = train(tiny_dataset, tmp_path / "anew")
+    warm = train(tiny_dataset, tmp_path / "warm", warm_decoder=True)
+
+    def first_loss(folder: str) -> float:
+        with (tmp_path / folder / "stage2.csv").open() as file:
+            return float(next(csv.DictReader(file))["dice"])
+
+    assert torch.equal(anew["encoder.mean.weight"], warm["encoder.mean.weight"])
+    assert first_loss("warm") < first_loss("anew")
+
+
+def test_finetuning_changes_the_decoder_and_the_statistics_of_a_model_alone(
+    tiny_dataset: Path, trained: tuple[Path, Outcome], tmp_path: Path
+) -> None:
+    start = trained[0] / "model.pt"
+    before = dict(torch.load(start, weights_only=True))
+
+    after = train(
+        tiny_dataset,
+        tmp_path,
+        "finetuning",
+        ("configs/finetune.yaml",),
+        start_model=str(start),
+        stage2_epochs=1,
+    )
+
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.split(".")[0] for name in changed} <= {
+        "decoder",
+        "centroids",
+        "dev",
+        "dev_slope",
+        "class_weight",
+        "class_bias",
+    }
+    assert "decoder.linear.weight" in changed
+    assert not any(name.startswith("latent") for name in changed)
+    assert SkullCompleter.from_file(tmp_path / "model.pt").box.spatial_size == (32, 32, 32)
+    assert not (tmp_path / "stage1.csv").exists()

@@ -219,12 +219,15 @@ class SkullCompleter(nn.Module):
         return CanonicalBox((size[0], size[1], size[2]), (size_mm[0], size_mm[1], size_mm[2]), float(self.box_top_mm))
 
     @torch.no_grad()
-    def start_decoder(self, decoder: Decoder) -> None:
+    def start_decoder(self, decoder: Decoder, warm: bool = True) -> None:
         """Take over the decoder of raw codes, so that standardized ones give the same skulls.
 
         Args:
             decoder: stage 1's, of the same sizes.
+            warm: False leaves this one as it is.
         """
+        if not warm:
+            return
         self.decoder.load_state_dict(decoder.state_dict())
         weight = decoder.linear.weight
         self.decoder.linear.weight.copy_(weight * self.latent_std)
