@@ -124,8 +124,8 @@ class DefectCutter:
 class SkullBatches:
     """Epochs of fixed length, endlessly varied: each skull deformed, complete and with a cranial and a facial defect.
 
-    Where a guess fills a skull's own hole, and a little around, nothing is known: `known` is 0 there. Where the guess was
-    cut out again, the hole is.
+    Where a guess fills a skull's own hole, and a little around, nothing is known: `known` is 0 there. Where the guess
+    was cut out again, the hole is.
 
     The randomness of an epoch depends on the seed and its number alone, so a resumed run sees what an unbroken one
     would have.
