@@ -1,0 +1,123 @@
+"""Which parts of a decoded skull fill a hole of their own: no bone along their rays, bone all around them.
+
+A vault is a shell around its center, so a hole shows on a map of directions: rays that meet no bone, and around them
+rays that do. Bone that is decoded too thick, which is what else may lie far from the patient's bone, has bone on its
+rays; a missing face or a foramen has no closed rim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from bundle.skull_implant.canonical_frame import CanonicalFrame
+from bundle.skull_implant.canonical_grid import CanonicalBox
+from bundle.skull_implant.rim_fit import sample_box, vault_radius
+from bundle.skull_implant.vault_template import VaultTemplate
+
+
+@dataclass(frozen=True)
+class HoleRules:
+    """When a core beside the largest one is a hole as well (our choice, strict: a film must never become a piece).
+
+    Args:
+        minimum_core_ml: smaller cores are not looked at.
+        open_share: of a core's rays that meet no bone.
+        rim_share: of the rays around it that meet bone.
+        rim_mm: from here to there beyond the core lies its rim; bone begins `ImplantRules.core_mm` away.
+        lowest_deg: polar angle from the vertex down to which rays are cast.
+        step_deg: between neighboring rays; 1.5 degrees are 2 mm.
+        shell_mm: how far inside and outside the fitted outer vault bone is looked for.
+    """
+
+    minimum_core_ml: float = 0.05
+    open_share: float = 0.9
+    rim_share: float = 0.9
+    rim_mm: tuple[float, float] = (5.0, 9.0)
+    lowest_deg: float = 120.0
+    step_deg: float = 1.5
+    shell_mm: tuple[float, float] = (20.0, 8.0)
+
+
+def further_holes(
+    cores: Sequence[np.ndarray],
+    bone_share: np.ndarray,
+    frame: CanonicalFrame,
+    box: CanonicalBox,
+    template: VaultTemplate,
+    rules: HoleRules | None = None,
+) -> list[np.ndarray]:
+    """Those cores beside the first that fill a hole of their own.
+
+    Args:
+        cores: (X, Y, Z) bool each, canonical; the first is the largest and taken for a hole.
+        bone_share: (X, Y, Z) share of the patient's bone.
+        frame: of this case.
+        box: canonical box.
+        template: mean vault.
+        rules: what is a hole.
+
+    Returns:
+        A part of `cores[1:]`, in their order. Of several cores in one hole only the first is kept.
+    """
+    rules = rules or HoleRules()
+    minimum = rules.minimum_core_ml * 1000.0 / float(np.prod(box.spacing_mm))
+    candidates = [core for core in cores[1:] if core.sum() >= minimum]
+    if not candidates:
+        return []
+    half = int(rules.lowest_deg // rules.step_deg) + 1
+    rays = VaultTemplate(np.ones((2 * half + 1, 2 * half + 1)), rules.step_deg)
+    bone, seen = _bone_on_rays(rays, bone_share, frame, box, template, rules)
+    opening, _ = ndimage.label(~bone & seen)
+    cell_mm = np.deg2rad(rules.step_deg) * template.vertex_mm
+    taken = _openings_below(opening, _footprint(cores[0], rays, frame, box, template))
+    found = []
+    for core in candidates:
+        footprint = _footprint(core, rays, frame, box, template) & seen
+        away_mm = ndimage.distance_transform_edt(~footprint) * cell_mm
+        rim = (away_mm > rules.rim_mm[0]) & (away_mm <= rules.rim_mm[1])
+        openings = _openings_below(opening, footprint)
+        is_open = footprint.any() and np.mean(~bone[footprint]) >= rules.open_share
+        if is_open and np.mean(bone[rim]) >= rules.rim_share and not openings & taken:
+            found.append(core)
+            taken |= openings
+    return found
+
+
+def _bone_on_rays(
+    rays: VaultTemplate,
+    bone_share: np.ndarray,
+    frame: CanonicalFrame,
+    box: CanonicalBox,
+    template: VaultTemplate,
+    rules: HoleRules,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each ray meets bone in the vault's shell, and whether it is cast at all, (N, N) bool each."""
+    directions = rays.directions()
+    center = np.array([0.0, 0.0, -template.vertex_mm * frame.scales[2]])
+    radius = vault_radius(directions.reshape(-1, 3), frame, template).reshape(directions.shape[:2])
+    height = np.arange(-rules.shell_mm[0], rules.shell_mm[1] + 0.5, 1.0)
+    points = center + directions[:, :, None] * (radius[..., None] + height)[..., None]  # (N, N, H, 3)
+    seen = directions[..., 2] >= np.cos(np.deg2rad(rules.lowest_deg))
+    return (sample_box(bone_share, box, points) >= 0.4).any(axis=-1), seen
+
+
+def _footprint(
+    core: np.ndarray, rays: VaultTemplate, frame: CanonicalFrame, box: CanonicalBox, template: VaultTemplate
+) -> np.ndarray:
+    """Rays that a core lies on, (N, N) bool."""
+    affine = box.affine
+    points = np.argwhere(core) * np.diag(affine)[:3] + affine[:3, 3]
+    points[:, 2] += template.vertex_mm * frame.scales[2]
+    cells = np.rint(rays.plane_index(points)[0]).astype(int)  # (2, P)
+    footprint = np.zeros(rays.radii_mm.shape, bool)
+    footprint[tuple(np.clip(cells, 0, len(footprint) - 1))] = True
+    return footprint
+
+
+def _openings_below(opening: np.ndarray, footprint: np.ndarray) -> set[int]:
+    """Numbers of the openings of a map that a footprint lies on."""
+    return set(np.unique(opening[footprint]).tolist()) - {0}
