@@ -102,7 +102,8 @@ def _bone_on_rays(
     height = np.arange(-rules.shell_mm[0], rules.shell_mm[1] + 0.5, 1.0)
     points = center + directions[:, :, None] * (radius[..., None] + height)[..., None]  # (N, N, H, 3)
     seen = directions[..., 2] >= np.cos(np.deg2rad(rules.lowest_deg))
-    return (sample_box(bone_share, box, points) >= 0.4).any(axis=-1), seen
+    bone = sample_box(bone_share, box, points) >= 0.4
+    return np.asarray(bone.any(axis=-1)), seen
 
 
 def _footprint(
