@@ -43,7 +43,7 @@ class Clearance:
         affine = to_lps @ np.diag([*(1.0 / parts), 1.0])
         before = int(np.count_nonzero(fine > 0.5))
         index = np.argwhere(fine > 0.05)
-        distance, _ = self.bone.nearest(index @ affine[:3, :3].T + affine[:3, 3], self.distance_mm + 2.0)
+        distance, _ = self.bone.nearest(index @ affine[:3, :3].T + affine[:3, 3], self.distance_mm + 2 * self.step_mm)
         # One half at the clearance; as steep as a blurred mask's own edge, so that smoothing treats both alike.
         slope = 0.5 / float(np.mean(spacing / parts))
         kept = np.clip(0.5 + slope * (distance - self.distance_mm), 0.0, 1.0)
@@ -59,17 +59,23 @@ class Clearance:
             faces: (M, 3).
             rounds: at most; one does but where bone bulges towards a triangle.
         """
-        moved = np.array(vertices)
+        distance, _ = self.bone.nearest(vertices[faces].mean(axis=1), self.distance_mm + 0.5)
+        faces = faces[distance < self.distance_mm + 0.5]  # the others are never near, and are most
+        rim, corners = np.unique(faces, return_inverse=True)
+        corners = corners.reshape(-1, 3)
+        moved = vertices[rim]
         for _ in range(rounds):
             moved += self._way_out(moved)
-            center = self._way_out(moved[faces].mean(axis=1))
+            center = self._way_out(moved[corners].mean(axis=1))
             near = np.flatnonzero(np.linalg.norm(center, axis=1) > 0.01)
             if not len(near):
                 break
-            count = np.bincount(faces[near].ravel(), minlength=len(moved))
-            for corner in faces[near].T:
+            count = np.bincount(corners[near].ravel(), minlength=len(moved))
+            for corner in corners[near].T:
                 np.add.at(moved, corner, center[near] / count[corner][:, None])
-        return moved
+        result = np.array(vertices)
+        result[rim] = moved
+        return result
 
     def _way_out(self, points: np.ndarray) -> np.ndarray:
         """The shortest moves (N, 3) mm to the distance from bone; none for those that keep it."""

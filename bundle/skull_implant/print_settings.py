@@ -42,8 +42,8 @@ class PrintSettings:
             raise InputError(f"mesh must be stl, ply or obj, or several with commas between, got {self.mesh!r}")
         object.__setattr__(self, "mesh", named)
         _check("triangles", self.triangles, 1000, 10_000_000, "the default is 200000", whole=True)
-        _check("clearance_mm", self.clearance_mm, 0.0, 5.0, "0 lets the implant touch the bone")
-        _check("minimum_thickness_mm", self.minimum_thickness_mm, 0.0, 10.0, "0 asks for none")
+        _check("clearance_mm", self.clearance_mm, 0, 5, "0 lets the implant touch the bone")
+        _check("minimum_thickness_mm", self.minimum_thickness_mm, 0, 10, "0 asks for none")
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, for the report."""
@@ -54,4 +54,4 @@ def _check(name: str, value: Any, low: float, high: float, way_out: str, whole: 
     is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or not low <= value <= high:
         kind = "a whole number" if whole else "a number"
-        raise InputError(f"{name} must be {kind} between {low:g} and {high:g}, got {value!r}; {way_out}")
+        raise InputError(f"{name} must be {kind} between {low} and {high}, got {value!r}; {way_out}")
