@@ -141,6 +141,15 @@ def test_each_of_two_holes_gets_a_piece_of_its_own(any_case: Case) -> None:
     assert not (implant & ~around).any()
 
 
+def test_a_second_hole_that_is_decoded_in_part_still_gets_that_part(case: Case) -> None:
+    large, small = ball(case.points, TEMPLE, 30.0), ball(case.points, (-65.0, 0.0, -40.0), 22.0)
+    half = small & (case.points[1] > 0)
+
+    implant = case.implant(case.whole & ~large & ~small, case.canonical(case.whole & ~(small & ~half)))
+
+    assert dice(implant & small, case.whole & half) > 0.8
+
+
 def test_a_second_hole_of_less_than_the_minimum_is_left_open(case: Case) -> None:
     large, small = ball(case.points, TEMPLE, 30.0), ball(case.points, (-65.0, 0.0, -40.0), 15.0)
     skull = case.whole & ~large & ~small

@@ -26,7 +26,8 @@ class HoleRules:
     Args:
         minimum_core_ml: smaller cores are not looked at.
         open_share: of a core's rays that meet no bone.
-        rim_share: of the rays around it that meet bone.
+        rim_share: of the rays around it that meet bone; less where the model fills a part of the hole only, and then
+            the rays without bone around the core must not reach the end of the map: the hole is closed.
         rim_mm: from here to there beyond the core lies its rim; bone begins `ImplantRules.core_mm` away.
         lowest_deg: polar angle from the vertex down to which rays are cast.
         step_deg: between neighboring rays; 1.5 degrees are 2 mm.
@@ -72,6 +73,7 @@ def further_holes(
     rays = VaultTemplate(np.ones((2 * half + 1, 2 * half + 1)), rules.step_deg)
     bone, seen = _bone_on_rays(rays, bone_share, frame, box, template, rules)
     opening, _ = ndimage.label(~bone & seen)
+    endless = _openings_below(opening, seen & ~ndimage.binary_erosion(seen))
     cell_mm = np.deg2rad(rules.step_deg) * template.vertex_mm
     taken = _openings_below(opening, _footprint(cores[0], rays, frame, box, template))
     found = []
@@ -81,7 +83,8 @@ def further_holes(
         rim = (away_mm > rules.rim_mm[0]) & (away_mm <= rules.rim_mm[1])
         openings = _openings_below(opening, footprint)
         is_open = footprint.any() and np.mean(~bone[footprint]) >= rules.open_share
-        if is_open and np.mean(bone[rim]) >= rules.rim_share and not openings & taken:
+        is_closed = np.mean(bone[rim]) >= rules.rim_share or not openings & endless
+        if is_open and is_closed and not openings & taken:
             found.append(core)
             taken |= openings
     return found
