@@ -13,6 +13,10 @@ def batch(
     model_file: str = "models/model.pt",
     keep_decoded: bool = False,
     secondary_capture: bool = False,
+    mesh: str = "stl",
+    triangles: int = 200_000,
+    clearance_mm: float = 0.0,
+    minimum_thickness_mm: float = 1.0,
     overwrite: bool = False,
     workers: int = 0,
     memory_gb: float = 0.0,
@@ -34,6 +38,10 @@ def batch(
         model_file: weights.
         keep_decoded: also write decoded.nii.gz, the decoder's own skull, uncleaned.
         secondary_capture: for a DICOM series, also write preview.dcm, the preview as a DICOM Secondary Capture.
+        mesh: formats of the implant's surface: stl, ply, obj, or several with commas between.
+        triangles: of the surface, at most.
+        clearance_mm: the surface keeps at least this from the bone; the masks do not change.
+        minimum_thickness_mm: an implant of which more than 5 % is thinner is marked for review.
         overwrite: replace earlier results of another input, other settings or other weights.
         workers: cases at a time; 0 for as many as this machine has cores and memory for.
         memory_gb: of all cases together; 0 for three quarters of this machine's, or no limit on other machines.
@@ -51,6 +59,10 @@ def batch(
         "threshold_hu": threshold_hu,
         "keep_decoded": keep_decoded,
         "secondary_capture": secondary_capture,
+        "mesh": mesh,
+        "triangles": triangles,
+        "clearance_mm": clearance_mm,
+        "minimum_thickness_mm": minimum_thickness_mm,
     }
     outcomes = run_batch(
         Path(input_root),

@@ -13,6 +13,10 @@ def complete(
     model_file: str = "models/model.pt",
     keep_decoded: bool = False,
     secondary_capture: bool = False,
+    mesh: str = "stl",
+    triangles: int = 200_000,
+    clearance_mm: float = 0.0,
+    minimum_thickness_mm: float = 1.0,
     overwrite: bool = False,
 ) -> None:
     """Read a head CT or skull mask with a hole, write the completed skull and the implant to OUTPUT_DIR/<case>/.
@@ -27,6 +31,10 @@ def complete(
         model_file: weights.
         keep_decoded: also write decoded.nii.gz, the decoder's own skull, uncleaned.
         secondary_capture: for a DICOM folder, also write preview.dcm, the preview as a DICOM Secondary Capture.
+        mesh: formats of the implant's surface: stl, ply, obj, or several with commas between.
+        triangles: of the surface, at most.
+        clearance_mm: the surface keeps at least this from the bone; the masks do not change.
+        minimum_thickness_mm: an implant of which more than 5 % is thinner is marked for review.
         overwrite: replace an earlier result.
     """
     settings = {key: value for key, value in locals().items() if key not in ("input", "device")}

@@ -271,6 +271,9 @@ def test_what_is_no_head_is_refused_with_a_report_and_nothing_else(
         (("--gamma", "99"), "gamma must lie between -10 and 10, got 99"),
         (("--gamma", "nan"), "gamma must lie between -10 and 10, got nan"),
         (("--model_file", "missing.pt"), "missing.pt: model_file must exist"),
+        (("--clearance_mm", "9"), "clearance_mm must be a number between 0 and 5, got 9"),
+        (("--mesh", "stl,step"), "mesh must be stl, ply or obj, or several with commas between, got 'stl,step'"),
+        (("--triangles", "10"), "triangles must be a whole number between 1000 and 10000000, got 10"),
     ],
 )
 def test_a_setting_that_cannot_be_is_one_line_and_nothing_is_written(

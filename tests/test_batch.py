@@ -319,6 +319,8 @@ def test_the_exit_status_is_0_only_without_failures(tree: Path, monkeypatch: pyt
         (("--gamma", "10.5"), "--gamma must lie between -10 and 10, got 10.5; 1 completes"),
         (("--threshold_hu", "inf"), "--threshold_hu must be a finite number, got inf"),
         (("--model_file", "none.pt"), "none.pt: model_file must be a file that can be read"),
+        (("--clearance_mm", "-1"), "clearance_mm must be a number between 0 and 5, got -1.0; 0 lets the implant touch"),
+        (("--mesh", "step"), "mesh must be stl, ply or obj, or several with commas between, got 'step'"),
     ],
 )
 def test_settings_that_no_case_can_have_end_the_batch_before_any_work(
@@ -700,9 +702,14 @@ def test_warnings_of_a_report_stand_in_the_summary(tmp_path: Path) -> None:
 def test_the_command_hands_every_setting_on(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr("bundle.skull_implant.batch.run_batch", lambda *words, **_: seen.append(words[2]) or [])
-    for words in ((), ("--secondary_capture",)):
+    for words in ((), ("--secondary_capture", "--mesh", "stl,ply", "--clearance_mm", "0.5", "--triangles", "5000")):
         assert run_module("scripts.batch", tree, tree.parent / "out", *words).status == 0
     assert [each["secondary_capture"] for each in seen] == [False, True]
+    names = ("mesh", "clearance_mm", "triangles", "minimum_thickness_mm")
+    assert [tuple(each[name] for name in names) for each in seen] == [
+        ("stl", 0.0, 200_000, 1.0),
+        ("stl,ply", 0.5, 5000, 1.0),
+    ]
 
 
 def test_a_bar_is_drawn_on_a_terminal_and_lines_elsewhere(

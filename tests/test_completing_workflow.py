@@ -194,6 +194,42 @@ def test_the_report_says_what_was_done_and_how_well(by_script: tuple[Path, Outco
     assert {"read", "skull mask", "align", "implant", "preview"} <= set(report["seconds"])
 
 
+def test_print_settings_change_the_surface_and_no_mask(
+    by_script: tuple[Path, Outcome], ct: Path, knowing_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_preview(monkeypatch)
+
+    outcome = run_module(
+        *("monai.bundle", "run", "--config_file", INFERENCE, "--dataset_dir", ct, "--output_dir", tmp_path),
+        *("--model_file", knowing_model, "--mesh", "ply,obj", "--clearance_mm", 1, "--minimum_thickness_mm", 0.5),
+    )
+
+    assert (outcome.status, outcome.stderr) == (0, "")
+    folder, before = tmp_path / "head.v1", by_script[0]
+    assert {path.name for path in folder.glob("implant.*")} == {"implant.nii.gz", "implant.ply", "implant.obj"}
+    for name in MASKS:
+        np.testing.assert_array_equal(read(folder / f"{name}.nii.gz").voxels, read(before / f"{name}.nii.gz").voxels)
+    report, plain = (json.loads((each / "report.json").read_text()) for each in (folder, before))
+    assert report["printing"]["clearance_mm"] == 1
+    assert report["printing"]["mesh"] == ["ply", "obj"]
+    assert report["implant"]["gap_mm"]["min"] >= 0.95
+    assert report["implant"]["surface_volume_ml"] < plain["implant"]["surface_volume_ml"]
+    assert report["implant"]["volume_ml"] == plain["implant"]["volume_ml"]
+
+
+def test_a_print_setting_that_cannot_be_ends_monais_command_before_any_work(
+    ct: Path, knowing_model: Path, tmp_path: Path
+) -> None:
+    outcome = run_module(
+        *("monai.bundle", "run", "--config_file", INFERENCE, "--dataset_dir", ct),
+        *("--output_dir", tmp_path / "out", "--model_file", knowing_model, "--mesh", "step"),
+    )
+
+    assert outcome.status == 1
+    assert outcome.stderr == "mesh must be stl, ply or obj, or several with commas between, got 'step'\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_result_is_not_overwritten_unless_asked(
     ct: Path, knowing_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,15 @@ from scipy.spatial.transform import Rotation
 
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
-from bundle.skull_implant.implant import ImplantRules, design_implant, large_components, scanned, vault_shell
+from bundle.skull_implant.implant import (
+    ImplantRules,
+    design_implant,
+    far_from_bone,
+    find_holes,
+    large_components,
+    scanned,
+    vault_shell,
+)
 from bundle.skull_implant.metrics import dice
 from bundle.skull_implant.volume import Grid, Volume
 from tests.made_up_skulls import ball, canonical_points, pose, scan_grid, shell, sphere_template
@@ -52,7 +60,6 @@ class Case:
         assert found.grid is self.grid
         assert found.voxels.dtype == bool
         assert not (found.voxels & skull).any()
-        assert ndimage.label(found.voxels)[1] <= 1
         return found.voxels
 
     def ml(self, mask: np.ndarray) -> float:
@@ -122,13 +129,89 @@ def test_no_decoded_bone_gives_no_implant(case: Case) -> None:
     assert not case.implant(skull, np.zeros(BOX.spatial_size, np.float32)).any()
 
 
-def test_of_two_holes_the_larger_is_filled(case: Case) -> None:
-    large, small = ball(case.points, TEMPLE, 30.0), ball(case.points, (-65.0, 0.0, -40.0), 20.0)
+def test_each_of_two_holes_gets_a_piece_of_its_own(any_case: Case) -> None:
+    large, small = ball(any_case.points, TEMPLE, 30.0), ball(any_case.points, (-65.0, 0.0, -40.0), 15.0)
 
-    implant = case.implant(case.whole & ~large & ~small)
+    implant = any_case.implant(any_case.whole & ~large & ~small)
 
-    assert dice(implant, case.whole & large) > 0.93
+    assert ndimage.label(implant)[1] == 2
+    assert dice(implant & large, any_case.whole & large) > 0.93
+    assert dice(implant & small, any_case.whole & small) > 0.9
+    around = ball(any_case.points, TEMPLE, 33.0) | ball(any_case.points, (-65.0, 0.0, -40.0), 18.0)
+    assert not (implant & ~around).any()
+
+
+def test_a_second_hole_that_is_decoded_in_part_still_gets_that_part(case: Case) -> None:
+    large, small = ball(case.points, TEMPLE, 30.0), ball(case.points, (-65.0, 0.0, -40.0), 22.0)
+    half = small & (case.points[1] > 0)
+
+    implant = case.implant(case.whole & ~large & ~small, case.canonical(case.whole & ~(small & ~half)))
+
+    assert dice(implant & small, case.whole & half) > 0.8
+
+
+def test_a_second_hole_of_less_than_the_minimum_is_left_open(case: Case) -> None:
+    large, small = ball(case.points, TEMPLE, 30.0), ball(case.points, (-65.0, 0.0, -40.0), 15.0)
+    skull = case.whole & ~large & ~small
+
+    implant = case.implant(skull, minimum_ml=1.2 * case.ml(case.whole & small))
+
+    assert ndimage.label(implant)[1] == 1
     assert not (implant & small).any()
+
+
+def test_bone_decoded_too_thick_is_no_second_hole(case: Case) -> None:
+    hole, lump = ball(case.points, TEMPLE, 30.0), ball(case.points, (-62.0, 0.0, -40.0), 12.0)
+
+    implant = case.implant(case.whole & ~hole, case.canonical(case.whole | lump))
+
+    assert (far_from_bone(case.canonical(lump) > 0.5, case.canonical(case.whole), BOX.spacing_mm, 4.0)).any()
+    assert not (implant & lump).any()
+    assert dice(implant, case.whole & hole) > 0.93
+
+
+def test_a_part_of_the_face_without_a_closed_rim_is_no_second_hole(case: Case) -> None:
+    right, anterior, superior = case.points
+    brow = (np.abs(right) < 25) & (anterior > 0) & (superior < -88) & (superior > -125)  # open towards the orbits
+    hole = ball(case.points, TEMPLE, 25.0)
+
+    implant = case.implant(case.whole & ~hole & ~brow)
+
+    assert not (implant & brow).any() or not (implant & hole).any()
+    assert ndimage.label(implant)[1] == 1
+
+
+def test_two_patches_of_bone_decoded_in_one_hole_are_no_two_holes(case: Case) -> None:
+    hole = ball(case.points, VERTEX, 45.0)
+    gap = np.abs(case.points[0]) < 5
+
+    implant = case.implant(case.whole & ~hole, case.canonical(case.whole & ~(hole & gap)))
+
+    assert ndimage.label(implant)[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("center", "reaches"), [((0.0, -60.0, -95.0), True), ((0.0, -70.0, -40.0), False)], ids=["low", "high"]
+)
+def test_a_hole_that_goes_on_below_the_vault_is_told(
+    case: Case, center: tuple[float, float, float], reaches: bool
+) -> None:
+    skull = Volume(case.whole & ~ball(case.points, center, 30.0), case.grid)
+
+    holes = find_holes(
+        case.decoded,
+        case.canonical(skull.voxels),
+        case.grid,
+        case.frame,
+        BOX,
+        SPHERE,
+        cranial=True,
+        rules=ImplantRules(),
+    )
+
+    assert len(holes.cores) == 1
+    assert (holes.below_ml > 0.5) is reaches
+    assert reaches or holes.below_ml == 0
 
 
 def test_a_hole_narrower_than_twice_the_core_distance_is_left_alone(case: Case) -> None:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import trimesh
-from scipy.spatial.transform import Rotation
 
-from bundle.skull_implant.surface import implant_surface, surface_report, thickness_mm, write_surface
-from bundle.skull_implant.volume import Grid, Volume
+from bundle.skull_implant.solid import solid
+from bundle.skull_implant.surface import implant_surface, surface_report, write_surface
+from bundle.skull_implant.thickness import plate_chords_mm, thickness_mm
+from bundle.skull_implant.volume import Volume
+from tests.made_up_plates import IDENTITY, OBLIQUE, ball, shell_cap, volume
 
-IDENTITY = np.eye(3)
-OBLIQUE = Rotation.from_euler("xyz", [20, -15, 30], degrees=True).as_matrix()
 MIRRORED = OBLIQUE @ np.diag([1.0, -1.0, 1.0])
 DIRECTIONS = pytest.mark.parametrize(
     "direction", [IDENTITY, OBLIQUE, MIRRORED], ids=["straight", "oblique", "mirrored"]
@@ -25,7 +25,7 @@ DIRECTIONS = pytest.mark.parametrize(
 @DIRECTIONS
 def test_the_surface_is_closed_outward_and_in_its_place(direction: np.ndarray) -> None:
     center = np.array([12.0, -40.0, 95.0])
-    mesh = implant_surface(_ball(radius_mm=9.0, center=center, direction=direction))
+    mesh = implant_surface(solid(ball(radius_mm=9.0, center=center, direction=direction)))
     assert mesh.is_watertight
     assert mesh.is_winding_consistent
     assert mesh.volume > 0
@@ -39,17 +39,17 @@ def test_the_surface_is_closed_outward_and_in_its_place(direction: np.ndarray) -
 
 @DIRECTIONS
 def test_the_surface_keeps_the_masks_volume(direction: np.ndarray) -> None:
-    plate = _shell_cap(direction=direction)
+    plate = shell_cap(direction=direction)
     volume_ml = np.count_nonzero(plate.voxels) * plate.grid.voxel_ml
-    assert implant_surface(plate).volume / 1000.0 == pytest.approx(volume_ml, rel=0.02)
-    coarse = implant_surface(plate, maximum_triangles=3000)
+    assert implant_surface(solid(plate)).volume / 1000.0 == pytest.approx(volume_ml, rel=0.02)
+    coarse = implant_surface(solid(plate), maximum_triangles=3000)
     assert len(coarse.faces) <= 3000
     assert coarse.is_watertight
     assert coarse.volume / 1000.0 == pytest.approx(volume_ml, rel=0.02)
 
 
 def test_a_mask_that_fills_its_image_is_still_closed() -> None:
-    mesh = implant_surface(_volume(np.ones((6, 5, 4)), (1.0, 1.0, 2.0)))
+    mesh = implant_surface(solid(volume(np.ones((6, 5, 4)), (1.0, 1.0, 2.0))))
     assert mesh.is_watertight
     assert mesh.volume == pytest.approx(6 * 5 * 4 * 2.0, rel=0.02)
     assert mesh.bounds == pytest.approx(np.array([[-0.5, -0.5, -1.0], [5.5, 4.5, 7.0]]), abs=0.4)
@@ -57,7 +57,7 @@ def test_a_mask_that_fills_its_image_is_still_closed() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (9, 9, 1), (9, 1, 1)])
 def test_what_is_one_voxel_thin_does_not_vanish(shape: tuple[int, int, int]) -> None:
-    mesh = implant_surface(_volume(np.ones(shape), (0.5, 0.5, 0.9)))
+    mesh = implant_surface(solid(volume(np.ones(shape), (0.5, 0.5, 0.9))))
     assert mesh.is_watertight
     assert mesh.volume == pytest.approx(np.prod(shape) * 0.5 * 0.5 * 0.9, rel=0.02)
 
@@ -67,7 +67,7 @@ def test_the_report_counts_pieces_but_not_cavities() -> None:
     voxels[2:14, 2:14, 2:14] = 1
     voxels[6:10, 6:10, 6:10] = 0
     voxels[20:26, 4:10, 4:10] = 1
-    report = surface_report(implant_surface(_volume(voxels, (1.0, 1.0, 1.0))))
+    report = surface_report(implant_surface(solid(volume(voxels, (1.0, 1.0, 1.0)))))
     assert report["watertight"] is True
     assert report["pieces"] == 2
     assert report["openings"] == 0
@@ -82,28 +82,28 @@ def test_the_report_counts_the_holes_through_a_plate(openings: int) -> None:
     for number in range(openings):
         voxels[6 + 14 * number : 14 + 14 * number, 8:16] = 0
 
-    report = surface_report(implant_surface(_volume(voxels, (1.0, 1.0, 1.0))))
+    report = surface_report(implant_surface(solid(volume(voxels, (1.0, 1.0, 1.0)))))
 
     assert report["openings"] == openings
     assert report["pieces"] == 1
 
 
 def test_an_open_surface_is_not_called_watertight() -> None:
-    mesh = implant_surface(_ball())
+    mesh = implant_surface(solid(ball()))
     opened = trimesh.Trimesh(mesh.vertices, mesh.faces[:-1], process=False)
     assert surface_report(opened)["watertight"] is False
 
 
 def test_an_empty_mask_has_no_surface() -> None:
     with pytest.raises(ValueError, match="mask is empty"):
-        implant_surface(_volume(np.zeros((4, 4, 4)), (1, 1, 1)))
+        implant_surface(solid(volume(np.zeros((4, 4, 4)), (1, 1, 1))))
     with pytest.raises(ValueError, match="mask is empty"):
-        thickness_mm(_volume(np.zeros((4, 4, 4)), (1, 1, 1)))
+        plate_chords_mm(volume(np.zeros((4, 4, 4)), (1, 1, 1)))
 
 
 @pytest.mark.parametrize("name", ["plate.stl", "plate.ply", "plate.OBJ"])
 def test_a_written_surface_reads_back_in_patient_millimeters(tmp_path: Path, name: str) -> None:
-    mesh = implant_surface(_shell_cap())
+    mesh = implant_surface(solid(shell_cap()))
     write_surface(tmp_path / name, mesh)
     again = trimesh.load_mesh(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -115,7 +115,7 @@ def test_a_written_surface_reads_back_in_patient_millimeters(tmp_path: Path, nam
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "plate.stl"
     target.write_text("old")
-    mesh = implant_surface(_ball())
+    mesh = implant_surface(solid(ball()))
 
     def half_written(path: Path, file_type: str) -> None:
         Path(path).write_text(file_type)
@@ -130,31 +130,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
 
 def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\.stl, \.ply or \.obj"):
-        write_surface(tmp_path / "plate.step", implant_surface(_ball()))
-
-
-@pytest.mark.parametrize("layers", [1, 2, 3, 4, 5, 8])
-def test_a_flat_plate_is_as_thick_as_its_layers(layers: int) -> None:
-    voxels = np.zeros((50, 40, 12))
-    voxels[2:48, 3:37, 2 : 2 + layers] = 1
-    thickness = thickness_mm(_volume(voxels, (0.5, 0.6, 0.9), OBLIQUE))
-    assert thickness == pytest.approx(dict.fromkeys(("min", "p05", "median", "max"), layers * 0.9), rel=0.025)
-
-
-def test_a_curved_plate_across_the_grid_is_as_thick_as_made() -> None:
-    thickness = thickness_mm(_shell_cap(inner_mm=60.0, outer_mm=65.0))
-    assert thickness["median"] == pytest.approx(5.0, abs=0.25)
-    assert thickness["p05"] > 4.0
-    assert thickness["max"] < 6.0
-
-
-def test_thickness_sees_a_step() -> None:
-    voxels = np.zeros((60, 40, 14))
-    voxels[2:30, 2:38, 2:5] = 1
-    voxels[30:58, 2:38, 2:11] = 1
-    thickness = thickness_mm(_volume(voxels, (1.0, 1.0, 1.0)))
-    assert thickness["min"] == pytest.approx(3.0, abs=0.1)
-    assert thickness["max"] == pytest.approx(9.0, abs=0.6)
+        write_surface(tmp_path / "plate.step", implant_surface(solid(ball())))
 
 
 @pytest.mark.realdata
@@ -163,7 +139,7 @@ def test_a_real_implant_becomes_one_closed_piece_in_seconds(shared_dir: Path, ca
     path = shared_dir / "skullfix" / "training_set" / "implant" / f"{case}.nrrd"
     mask = Volume.from_image(sitk.ReadImage(str(path)))
     started = time.process_time()
-    mesh = implant_surface(mask)
+    mesh = implant_surface(solid(mask))
     assert time.process_time() - started < 3.0
     report = surface_report(mesh)
     assert report["watertight"]
@@ -172,38 +148,4 @@ def test_a_real_implant_becomes_one_closed_piece_in_seconds(shared_dir: Path, ca
     assert report["volume_ml"] == pytest.approx(np.count_nonzero(mask.voxels) * mask.grid.voxel_ml, rel=0.02)
     inside = np.argwhere(mask.voxels) @ mask.grid.affine[:3, :3].T + mask.grid.affine[:3, 3]
     assert mesh.bounds == pytest.approx(np.array([inside.min(axis=0), inside.max(axis=0)]), abs=1.0)
-    assert 4.0 < thickness_mm(mask)["median"] < 12.0
-
-
-def _volume(voxels: np.ndarray, spacing: tuple[float, float, float], direction: np.ndarray = IDENTITY) -> Volume:
-    return Volume(voxels.astype(np.uint8), Grid(voxels.shape, spacing, (0.0, 0.0, 0.0), tuple(direction.ravel())))
-
-
-def _drawn(
-    inside: object, center: np.ndarray, half_mm: float, direction: np.ndarray, spacing: tuple[float, float, float]
-) -> Volume:
-    """A mask on a grid around `center` (LPS mm) of what `inside(points relative to center, mm)` says."""
-    size = tuple(int(2 * half_mm / step) + 1 for step in spacing)
-    origin = center - direction @ ((np.array(size) - 1) / 2 * spacing)
-    grid = Grid(size, spacing, tuple(origin), tuple(direction.ravel()))
-    points = np.stack(np.indices(size), axis=-1) @ grid.affine[:3, :3].T + origin - center
-    return Volume(inside(points).astype(np.uint8), grid)  # type: ignore[operator]
-
-
-def _ball(radius_mm: float = 6.0, center: np.ndarray | None = None, direction: np.ndarray = IDENTITY) -> Volume:
-    place = np.zeros(3) if center is None else center
-    return _drawn(
-        lambda points: np.linalg.norm(points, axis=-1) <= radius_mm, place, radius_mm + 2, direction, (0.5, 0.6, 1.0)
-    )
-
-
-def _shell_cap(inner_mm: float = 40.0, outer_mm: float = 45.0, direction: np.ndarray = OBLIQUE) -> Volume:
-    """A bowl: what lies between two spheres, within 25 degrees of an oblique axis."""
-    axis = np.array([2.0, 3.0, 6.0]) / 7.0
-
-    def inside(points: np.ndarray) -> np.ndarray:
-        points = points + axis * (inner_mm + outer_mm) / 2.0
-        radius = np.linalg.norm(points, axis=-1)
-        return (radius >= inner_mm) & (radius <= outer_mm) & (points @ axis >= radius * np.cos(np.radians(25)))
-
-    return _drawn(inside, np.array([5.0, 60.0, -20.0]), 30.0, direction, (0.5, 0.6, 1.0))
+    assert 4.0 < thickness_mm(plate_chords_mm(mask))["median"] < 12.0

@@ -25,6 +25,7 @@ from bundle.skull_implant.batch_inputs import BatchInput, find_inputs
 from bundle.skull_implant.batch_summary import STATUSES, write_summary
 from bundle.skull_implant.case_process import address_of, run_in_case_process, stop_case_processes, thread_variables
 from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.print_settings import PrintSettings
 
 logger = logging.getLogger(__name__)
 DEFECT_CLASSES = ("auto", "cranial", "facial")
@@ -152,6 +153,7 @@ def _check_settings(settings: dict[str, Any], device: str, *, is_local: bool) ->
         raise InputError(f"{rule}, got {settings['gamma']:g}; 1 completes the skull")
     if not math.isfinite(settings["threshold_hu"]):
         raise InputError(f"--threshold_hu must be a finite number, got {settings['threshold_hu']}")
+    PrintSettings(**{name: settings[name] for name in PrintSettings.__dataclass_fields__ if name in settings})
     if is_local and device not in ("auto", "cpu"):
         from bundle.skull_implant.completion import choose_device  # heavy, and other devices do without
 

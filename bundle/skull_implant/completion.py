@@ -15,6 +15,7 @@ from monai.engines import IterationEvents
 from bundle.skull_implant.errors import CaseRefused, InputError, as_input_error
 from bundle.skull_implant.inferers import CompletionInferer
 from bundle.skull_implant.network import SkullCompleter
+from bundle.skull_implant.print_settings import PrintSettings
 from bundle.skull_implant.writing import CaseWriter
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,15 @@ def exit_on_bad_settings(model_file: str | Path, gamma: Any, defect_class: str) 
     try:
         CompletionInferer(gamma, defect_class)
         SkullCompleter.from_file(model_file)
+    except InputError as error:
+        print(str(error), file=sys.stderr)
+        sys.exit(1)
+
+
+def check_print(*values: Any) -> None:
+    """The same for the values of :class:`PrintSettings`, in their order: exit status 1 if one cannot be meant."""
+    try:
+        PrintSettings(*values)
     except InputError as error:
         print(str(error), file=sys.stderr)
         sys.exit(1)

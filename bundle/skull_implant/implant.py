@@ -12,8 +12,11 @@ from scipy import ndimage
 from bundle.skull_implant.bounding_box import bounding_box
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox, crop_grid, to_native
+from bundle.skull_implant.holes import further_holes, open_parts
 from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Grid, Volume
+
+VAULT_END_DEG = 115.0  # polar angle from the vertex; bone further down belongs to the skull base and the face
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class ImplantRules:
             air cells, the orbits and the grooves of the skull base are no holes.
         minimum_ml: a smaller piece is no implant.
         facial_share: a facial implant keeps all pieces of at least this share of the largest, because a face is many
-            bones; a cranial one is one piece.
+            bones; a cranial one is one piece for each hole.
+        maximum_candidates: so many of the largest cores are looked at for further holes in the vault.
     """
 
     level: float = 0.5
@@ -43,6 +47,20 @@ class ImplantRules:
     wall_mm: float = 30.0
     minimum_ml: float = 0.5
     facial_share: float = 0.1
+    maximum_candidates: int = 8
+
+
+@dataclass(frozen=True)
+class Holes:
+    """Where a skull has holes.
+
+    Args:
+        cores: (X, Y, Z) bool each, canonical: what is decoded far from all bone, the largest first.
+        below_ml: how much of the first goes on below the vault, towards the skull base, where no implant is designed.
+    """
+
+    cores: list[np.ndarray]
+    below_ml: float = 0.0
 
 
 def design_implant(
@@ -56,7 +74,7 @@ def design_implant(
     cranial: bool = True,
     rules: ImplantRules | None = None,
 ) -> Volume:
-    """What is missing: decoded skull minus bone, grown back from the hole's core, opened, in one piece if cranial.
+    """What is missing: decoded skull minus bone, grown back from the holes' cores, opened.
 
     Args:
         probability: (X, Y, Z) of skull, decoded, canonical.
@@ -65,30 +83,18 @@ def design_implant(
         frame: of this case.
         box: canonical box.
         template: mean vault, which tells where the vault is.
-        cranial: look for the hole in the vault only; False looks everywhere, for facial defects.
+        cranial: look for holes in the vault only, one piece each; False looks everywhere, for facial defects.
         rules: what counts as implant.
 
     Returns:
         Bool voxels on the scan's grid, never on bone; all False when there is no hole.
     """
     rules = rules or ImplantRules()
-    empty = Volume(np.zeros(skull.voxels.shape, bool), skull.grid)
-    core = hole_core(probability, bone_share, skull.grid, frame, box, template, cranial=cranial, rules=rules)
-    if not core.any():
-        return empty
-    window = _native_window(core, frame, box, skull.grid, margin_mm=rules.core_mm + rules.reach_mm + 1.0)
-    part = crop_grid(skull.grid, [s.start for s in window], [s.stop - s.start for s in window])
-    bone = skull.voxels[window]
-    decoded = to_native(probability, frame, box, part) > rules.level
-    inside_core = to_native(core.astype(np.float32), frame, box, part) > 0.25
-    piece = _grow(decoded & ~bone, bone, inside_core, part.spacing, rules, 1.0 if cranial else rules.facial_share)
-    if piece.sum() * skull.grid.voxel_ml < rules.minimum_ml:
-        return empty
-    empty.voxels[window] = piece
-    return empty
+    holes = find_holes(probability, bone_share, skull.grid, frame, box, template, cranial=cranial, rules=rules)
+    return fill_holes(holes, probability, skull, frame, box, share=1.0 if cranial else rules.facial_share, rules=rules)
 
 
-def hole_core(
+def find_holes(
     probability: np.ndarray,
     bone_share: np.ndarray,
     grid: Grid,
@@ -98,17 +104,62 @@ def hole_core(
     *,
     cranial: bool,
     rules: ImplantRules,
-) -> np.ndarray:
-    """The largest connected part of the decoded skull that is far from all bone, (X, Y, Z) bool, canonical.
+) -> Holes:
+    """The largest connected part of the decoded skull that is far from all bone, and those like it.
 
-    With it come, of a facial defect, the others of at least `facial_share` of its size.
+    Like it are, of a cranial defect, the cores that clearly fill another hole (:func:`further_holes`), and of a facial
+    one all of at least `facial_share` of its size, together one core. Arguments as for :func:`design_implant`.
     """
-    core = far_from_bone(probability > rules.level, bone_share, box.spacing_mm, rules.core_mm)
-    core &= scanned(grid, frame, box, rules.border_mm)
-    if cranial:
-        core &= vault_shell(frame, box, template, rules.shell_mm)
-        core = open_parts(core, bone_share, frame, box, template, rules.wall_mm)
-    return large_components(core, 1.0 if cranial else rules.facial_share)
+    far = far_from_bone(probability > rules.level, bone_share, box.spacing_mm, rules.core_mm)
+    far &= scanned(grid, frame, box, rules.border_mm)
+    if not cranial:
+        core = large_components(far, rules.facial_share)
+        return Holes([core] if core.any() else [])
+    in_vault = far & vault_shell(frame, box, template, rules.shell_mm)
+    labels, count = ndimage.label(open_parts(in_vault, bone_share, frame, box, template, rules.wall_mm))
+    if count == 0:
+        return Holes([])
+    sizes = np.bincount(labels.ravel())[1:]
+    cores = [labels == 1 + number for number in np.argsort(-sizes, kind="stable")[: rules.maximum_candidates]]
+    further = further_holes(cores, bone_share, frame, box, template)
+    return Holes([cores[0], *further], _below_vault_ml(far, cores[0], frame, box, template))
+
+
+def fill_holes(
+    holes: Holes,
+    probability: np.ndarray,
+    skull: Volume,
+    frame: CanonicalFrame,
+    box: CanonicalBox,
+    *,
+    share: float,
+    rules: ImplantRules,
+) -> Volume:
+    """The implant of each hole, in one mask.
+
+    Args:
+        holes: of this skull.
+        probability: (X, Y, Z) of skull, decoded, canonical.
+        skull: the patient's bone, bool, on the scan's grid.
+        frame: of this case.
+        box: canonical box.
+        share: of each core, pieces of at least this share of its largest; 1 for that alone.
+        rules: what counts as implant.
+
+    Returns:
+        Bool voxels on the scan's grid, never on bone; all False when there is no hole.
+    """
+    implant = np.zeros(skull.voxels.shape, bool)
+    for core in holes.cores:
+        window = _native_window(core, frame, box, skull.grid, margin_mm=rules.core_mm + rules.reach_mm + 1.0)
+        part = crop_grid(skull.grid, [s.start for s in window], [s.stop - s.start for s in window])
+        bone = skull.voxels[window]
+        decoded = to_native(probability, frame, box, part) > rules.level
+        inside_core = to_native(core.astype(np.float32), frame, box, part) > 0.25
+        piece = _grow(decoded & ~bone, bone, inside_core, part.spacing, rules, share)
+        if piece.sum() * skull.grid.voxel_ml >= rules.minimum_ml:
+            implant[window] |= piece
+    return Volume(implant, skull.grid)
 
 
 def far_from_bone(
@@ -144,54 +195,20 @@ def vault_shell(
     radius, theta = template.radius(scaled)
     length = np.linalg.norm(points, axis=1)
     gap = length * (1.0 - radius / np.maximum(np.linalg.norm(scaled, axis=1), 1e-6))  # mm outside the vault
-    near = (gap > -shell_mm[0]) & (gap < shell_mm[1]) & (theta < 115.0)
+    near = (gap > -shell_mm[0]) & (gap < shell_mm[1]) & (theta < VAULT_END_DEG)
     return np.asarray(near.reshape(box.spatial_size))
 
 
-def open_parts(
-    core: np.ndarray,
-    bone_share: np.ndarray,
-    frame: CanonicalFrame,
-    box: CanonicalBox,
-    template: VaultTemplate,
-    wall_mm: float,
-    open_share: float = 0.5,
-    step_mm: float = 1.0,
-) -> np.ndarray:
-    """Parts of a mask that lie in a hole through the vault: rays from its center pass them without meeting bone.
-
-    Voxels with bone on both sides go, and then connected parts of which most voxels have bone on either side, whole:
-    at its edge the rays of a hole may well meet the skull base.
-
-    Args:
-        core: (X, Y, Z) bool.
-        bone_share: (X, Y, Z) share of the patient's bone.
-        frame: of this case.
-        box: canonical box.
-        template: mean vault.
-        wall_mm: how far to look for bone in either direction.
-        open_share: of a part's voxels that must see no bone.
-        step_mm: along the ray.
-    """
-    index = np.argwhere(core)
-    parts = np.zeros_like(core)
-    if not len(index):
-        return parts
-    center = np.array([0.0, 0.0, -template.vertex_mm * frame.scales[2]])
-    points = index * box.spacing_mm + box.affine[:3, 3] - center
-    direction = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-6) / box.spacing_mm
-    solid = (bone_share > 0.4).astype(np.uint8)
-    way = np.arange(step_mm, wall_mm + step_mm, step_mm)
-    walls = np.zeros(len(index), int)
-    for side in (1.0, -1.0):
-        samples = index[:, :, None] + side * direction[:, :, None] * way  # (P, 3, S) voxel indices
-        walls += ndimage.map_coordinates(solid, samples.transpose(1, 0, 2), order=0, mode="constant").any(axis=1)
-    parts[tuple(index[walls < 2].T)] = True
-    free = np.zeros_like(core)
-    free[tuple(index[walls == 0].T)] = True
-    labels, count = ndimage.label(parts)
-    shares = ndimage.mean(free, labels, range(1, count + 1))
-    return np.isin(labels, 1 + np.flatnonzero(np.asarray(shares) >= open_share))
+def _below_vault_ml(
+    far: np.ndarray, core: np.ndarray, frame: CanonicalFrame, box: CanonicalBox, template: VaultTemplate
+) -> float:
+    """How much of what is far from bone and connected with a core lies below the vault's end."""
+    labels, _ = ndimage.label(far)
+    index = np.argwhere(labels == labels[tuple(np.argwhere(core)[0])])
+    points = index * np.diag(box.affine)[:3] + box.affine[:3, 3]
+    points[:, 2] += template.vertex_mm * frame.scales[2]
+    _, theta = template.radius(points / frame.scales)
+    return float(np.count_nonzero(theta >= VAULT_END_DEG) * np.prod(box.spacing_mm)) / 1000.0
 
 
 def large_components(mask: np.ndarray, share: float = 1.0) -> np.ndarray:

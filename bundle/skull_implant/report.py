@@ -11,11 +11,10 @@ from typing import Any
 import monai
 import numpy as np
 import torch
-import trimesh
 
 from bundle.skull_implant.batch_identity import hash_weights
 from bundle.skull_implant.network import DEFECT_CLASSES, LATENT_CLASSES
-from bundle.skull_implant.surface import surface_report, thickness_mm
+from bundle.skull_implant.print_settings import PrintSettings
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,12 @@ class ReviewRules:
         minimum_coverage: share of the vault that has bone; less is a huge hole or a cropped scan.
         minimum_agreement: DSC of decoded skull and bone near the bone; less, and the model does not know this head.
         minimum_class_probability: of the defect's class against the other one.
-        minimum_thickness_mm: 5th percentile of the implant's thickness.
+        maximum_thin_share: of the implant, thinner than the minimum thickness of the print settings.
+        maximum_volume_error: share by which the surface's volume may differ from the mask's.
+        maximum_clearance_error_mm: by which the surface may lie nearer to the bone than its clearance.
+        maximum_overlap_mm: by which it may reach into bone where no clearance is asked for; masks that touch have
+            surfaces that overlap by a part of a voxel.
+        maximum_below_vault_ml: of the hole, going on below the vault, where no implant is designed.
         maximum_openings: through-holes of a cranial implant: where the model is unsure it leaves the hole open.
     """
 
@@ -35,18 +39,27 @@ class ReviewRules:
     minimum_coverage: float = 0.6
     minimum_agreement: float = 0.6
     minimum_class_probability: float = 0.6
-    minimum_thickness_mm: float = 1.0
+    maximum_thin_share: float = 0.05
+    maximum_volume_error: float = 0.02
+    maximum_clearance_error_mm: float = 0.05
+    maximum_overlap_mm: float = 0.5
+    maximum_below_vault_ml: float = 0.5
     maximum_openings: int = 0
 
 
 def describe(
-    data: dict[str, Any], surface: trimesh.Trimesh | None, about: dict[str, Any], rules: ReviewRules
+    data: dict[str, Any],
+    printed: dict[str, Any],
+    printing: PrintSettings,
+    about: dict[str, Any],
+    rules: ReviewRules,
 ) -> dict[str, Any]:
     """The report of a completed case.
 
     Args:
         data: the case's dictionary after all transforms.
-        surface: of the implant; None if there is none.
+        printed: what the printed surface is like, of :func:`print_implant`; empty if there is no implant.
+        printing: what was asked of it.
         about: versions, weights hash, gamma.
         rules: when to ask for a review.
 
@@ -75,14 +88,11 @@ def describe(
             "size_relative_to_mean_vault": [round(float(scale), 3) for scale in frame.scales],
         },
         "fit": {"decoded_bone_agreement_dsc": round(data["agreement"], 3)},
-        "implant": {"volume_ml": round(float(implant.voxels.sum()) * grid.voxel_ml, 2)},
+        "implant": {"volume_ml": round(float(implant.voxels.sum()) * grid.voxel_ml, 2), **printed},
+        "printing": printing.as_dict(),
     }
-    if surface is not None:
-        report["implant"] |= {
-            f"surface_{key}" if key == "volume_ml" else key: value for key, value in surface_report(surface).items()
-        }
-        report["implant"]["thickness_mm"] = {key: round(value, 2) for key, value in thickness_mm(implant).items()}
-    report["reasons"] = _reasons(data, report, rules)
+    report["reasons"] = _reasons(data, report, rules) + print_reasons(report, printing, rules)
+    report["reasons"] += data.get("remarks", [])
     report["status"] = "review" if report["reasons"] else "ok"
     return report
 
@@ -117,7 +127,7 @@ def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -
     # A small hole leaves a code that is nearly a complete skull's, so the classes are weighed against each other only.
     defects = sum(report["class_probability"][name] for name in DEFECT_CLASSES)
     probability = report["class_probability"][kind] / max(defects, 1e-9)
-    thin = implant.get("thickness_mm", {}).get("p05", np.inf)
+    below_ml = data.get("below_vault_ml", 0.0)
     found = [
         (
             implant["volume_ml"] == 0,
@@ -137,11 +147,62 @@ def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -
             f"a {kind} defect is the likelier class by {probability:.2f} only, less than "
             f"{rules.minimum_class_probability}",
         ),
-        (not implant.get("watertight", True), "the implant's surface is not watertight"),
+        (
+            kind == "cranial" and implant.get("holes", 0) > 1,
+            f"{implant.get('holes', 0)} holes found, each with a piece of its own; see that all are holes",
+        ),
+        (
+            below_ml > rules.maximum_below_vault_ml,
+            f"the hole goes on towards the skull base, {below_ml:.1f} ml of it; the implant ends at the vault's end",
+        ),
         (
             kind == "cranial" and implant.get("openings", 0) > rules.maximum_openings,
             f"the implant leaves {implant.get('openings', 0)} openings in itself",
         ),
-        (thin < rules.minimum_thickness_mm, f"5 % of the implant is thinner than {rules.minimum_thickness_mm:g} mm"),
     ]
-    return [reason for holds, reason in found if holds] + data.get("remarks", [])
+    return [reason for holds, reason in found if holds]
+
+
+def print_reasons(report: dict[str, Any], printing: PrintSettings, rules: ReviewRules) -> list[str]:
+    """What is wrong with the printed surface.
+
+    Args:
+        report: with `implant`.
+        printing: what was asked of the surface.
+        rules: when to ask for a review.
+
+    Returns:
+        A line for each fault; nothing if there is no implant.
+    """
+    implant, clearance_mm = report["implant"], printing.clearance_mm
+    if "holes" not in implant:
+        return []
+    if "watertight" not in implant:
+        return [f"a clearance of {clearance_mm:g} mm leaves nothing of the implant, no surface was written"]
+    error, pieces, holes = implant["surface_volume_error"], implant["pieces"], implant["holes"]
+    gap, thin = implant["gap_mm"].get("min", np.inf), implant["thinner_than_minimum"]
+    found = [
+        (not implant["watertight"], "the implant's surface is not watertight"),
+        (
+            abs(error) > rules.maximum_volume_error,
+            f"the surface's volume is {error:+.1%} off the mask's, more than {rules.maximum_volume_error:.0%}",
+        ),
+        (pieces > holes, f"the surface has {pieces} pieces, the implant's mask {holes}"),
+        (
+            clearance_mm > 0 and gap < clearance_mm - rules.maximum_clearance_error_mm,
+            f"the surface comes within {gap:.2f} mm of the bone, the clearance is {clearance_mm:g} mm",
+        ),
+        (
+            clearance_mm == 0 and gap < -rules.maximum_overlap_mm,
+            f"the surface reaches {-gap:.2f} mm into bone, at most {rules.maximum_overlap_mm:g}; allow more triangles",
+        ),
+        (
+            implant["triangles"] > printing.triangles,
+            f"the surface has {implant['triangles']} triangles, more than {printing.triangles}",
+        ),
+        (
+            thin > rules.maximum_thin_share,
+            f"{thin:.0%} of the implant is thinner than {printing.minimum_thickness_mm:g} mm",
+        ),
+    ]
+    return [reason for holds, reason in found if holds]

@@ -96,18 +96,18 @@ class RimFit:
         directions = rays.directions().reshape(-1, 3)
         center = np.array([0.0, 0.0, -template.vertex_mm * frame.scales[2]])
         height = np.arange(-self.inside_mm, self.outside_mm + self.step_mm, self.step_mm)
-        length = _vault_radius(directions, frame, template)[:, None] + height  # (D, H) mm from the center
+        length = vault_radius(directions, frame, template)[:, None] + height  # (D, H) mm from the center
         points = center + directions[:, None] * length[..., None]
         shape = rays.radii_mm.shape
-        decoded = [table.reshape(shape) for table in _tables(_sample(probability, box, points), height)]
-        real = [table.reshape(shape) for table in _tables(_sample(bone_share, fine, points), height)]
+        decoded = [table.reshape(shape) for table in _tables(sample_box(probability, box, points), height)]
+        real = [table.reshape(shape) for table in _tables(sample_box(bone_share, fine, points), height)]
         tables = [*map(_filled_in, decoded), *self._errors(decoded, real)]
 
         points = fine.coordinates().numpy().reshape(3, -1).T.astype(np.float64) - center
         index, theta = rays.plane_index(points)
         near = np.flatnonzero(theta < self.lowest_deg)
         direction = points[near] / np.maximum(np.linalg.norm(points[near], axis=1), 1e-6)[:, None]
-        above = np.linalg.norm(points[near], axis=1) - _vault_radius(direction, frame, template)
+        above = np.linalg.norm(points[near], axis=1) - vault_radius(direction, frame, template)
         close = (above > -self.inside_mm) & (above < self.outside_mm)
         near, direction, above = near[close], direction[close], above[close]
         outer, inner, outer_error, inner_error = (
@@ -117,8 +117,8 @@ class RimFit:
         share = np.clip((above - inner - inner_error) / thickness, 0.0, 1.0)  # 0 at the inner table, 1 at the outer one
         fade = np.clip((self.lowest_deg - theta[near]) / 10.0, 0.0, 1.0)
         shift = fade * (inner_error + (outer_error - inner_error) * share)
-        result = _sample(probability, box, points + center)
-        result[near] = _sample(probability, box, points[near] - direction * shift[:, None] + center)
+        result = sample_box(probability, box, points + center)
+        result[near] = sample_box(probability, box, points[near] - direction * shift[:, None] + center)
         return result.reshape(fine.spatial_size)
 
     def _errors(self, decoded: Sequence[np.ndarray], real: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -136,14 +136,14 @@ class RimFit:
         return [solve(np.where(measured, error, 0.0).ravel()).reshape(measured.shape) for error in errors]
 
 
-def _vault_radius(directions: np.ndarray, frame: CanonicalFrame, template: VaultTemplate) -> np.ndarray:
+def vault_radius(directions: np.ndarray, frame: CanonicalFrame, template: VaultTemplate) -> np.ndarray:
     """Radius of the fitted outer vault in mm (P,) along unit directions (P, 3)."""
     scaled = directions / frame.scales
     radius, _ = template.radius(scaled)
     return np.asarray(radius / np.linalg.norm(scaled, axis=1))
 
 
-def _sample(values: np.ndarray, box: CanonicalBox, points: np.ndarray) -> np.ndarray:
+def sample_box(values: np.ndarray, box: CanonicalBox, points: np.ndarray) -> np.ndarray:
     """Linear interpolation at canonical mm (..., 3); 0 outside the box."""
     affine = box.affine
     index = [(points[..., axis] - affine[axis, 3]) / affine[axis, axis] for axis in range(3)]

@@ -15,7 +15,7 @@ from scipy import ndimage
 from bundle.skull_implant.canonical_frame import estimate_frame
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical, to_native
 from bundle.skull_implant.fitness import FitnessRules, check_scan, check_vault
-from bundle.skull_implant.implant import ImplantRules, design_implant
+from bundle.skull_implant.implant import ImplantRules, fill_holes, find_holes
 from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
 from bundle.skull_implant.reading import read_case
 from bundle.skull_implant.rim_fit import RimFit
@@ -114,6 +114,8 @@ class CheckVaultd(Transform):
 class Implantd(Transform):
     """Add `implant` and `completed`, bool Volumes on the scan's grid, from `pred`; and `decoded` if it is to be kept.
 
+    Also adds what the report says of the model and the hole: `defect_class`, `agreement` and `below_vault_ml`.
+
     Args:
         network: gives the box and the mean vault.
         keep_decoded: also resample the decoder's own skull, uncleaned.
@@ -146,9 +148,10 @@ class Implantd(Transform):
             fitted, share, box = probability, bone, self.box
             if self.rim_fit is not None and cranial:
                 fitted, share, box = self.rim_fit.refine(probability, skull, frame, box, self.template)
-            data["implant"] = design_implant(
-                fitted, share, skull, frame, box, self.template, cranial=cranial, rules=self.rules
-            )
+            holes = find_holes(fitted, share, skull.grid, frame, box, self.template, cranial=cranial, rules=self.rules)
+            pieces = 1.0 if cranial else self.rules.facial_share
+            data["implant"] = fill_holes(holes, fitted, skull, frame, box, share=pieces, rules=self.rules)
+            data["below_vault_ml"] = holes.below_ml
             data["completed"] = Volume(skull.voxels | data["implant"].voxels, skull.grid)
             if self.keep_decoded:
                 decoded = to_native(probability, frame, self.box, skull.grid) > self.rules.level

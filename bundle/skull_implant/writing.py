@@ -14,9 +14,10 @@ from ignite.engine import Engine, Events
 
 from bundle.skull_implant.errors import CaseRefused, InputError
 from bundle.skull_implant.preview import render_preview
+from bundle.skull_implant.print_settings import PrintSettings
+from bundle.skull_implant.printing import print_implant
 from bundle.skull_implant.reading import case_name
 from bundle.skull_implant.report import ReviewRules, about_run, describe, refused
-from bundle.skull_implant.surface import implant_surface, write_surface
 from bundle.skull_implant.transforms import timed
 from bundle.skull_implant.volume import write_volume
 
@@ -37,6 +38,7 @@ class CaseWriter:
         device: for the report.
         overwrite: replace an earlier result.
         secondary_capture: for DICOM input, also write the preview as a DICOM Secondary Capture.
+        printing: how the implant is printed.
         rules: when to ask for a review.
     """
 
@@ -50,6 +52,7 @@ class CaseWriter:
         device: Any,
         overwrite: bool = False,
         secondary_capture: bool = False,
+        printing: PrintSettings | None = None,
         rules: ReviewRules | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
@@ -57,6 +60,7 @@ class CaseWriter:
         self.secondary_capture = secondary_capture
         self.names = [case_name(path) for path in paths]
         self.settings = (model_file, float(gamma), float(threshold_hu), str(device))
+        self.printing = printing or PrintSettings()
         self.rules = rules or ReviewRules()
         self.written: list[Path] = []
 
@@ -85,11 +89,10 @@ class CaseWriter:
                 for key in ("completed", "implant", "skull", "decoded"):
                     if key in data:
                         write_volume(folder / f"{key}.nii.gz", data[key])
-            surface = None
+            printed = {}
             if data["implant"].voxels.any():
                 with timed(data, "surface"):
-                    surface = implant_surface(data["implant"])
-                    write_surface(folder / "implant.stl", surface)
+                    printed = print_implant(folder, data["skull"], data["implant"], self.printing)
             with timed(data, "preview"):
                 render_preview(
                     data["skull"],
@@ -101,7 +104,7 @@ class CaseWriter:
                 with timed(data, "DICOM"):
                     data.setdefault("warnings", []).extend(self._write_dicom(data, folder))
             with timed(data, "report"):
-                report = describe(data, surface, about_run(*self.settings), self.rules)
+                report = describe(data, printed, self.printing, about_run(*self.settings), self.rules)
             report["seconds"] = data["seconds"]
             _write_json(folder / "report.json", report)
         self.written.append(self.output_dir / name)
