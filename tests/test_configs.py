@@ -25,7 +25,7 @@ NAMES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 WHOLE = ("train.yaml", "inference.yaml")
 OVERLAYS = [name for name in NAMES if name not in WHOLE]
 # What MONAI itself or MONAI Label reads by name.
-ENTRY_POINTS = {"imports", "initialize", "training", "run", "finalize", "evaluating", "displayable_configs"}
+ENTRY_POINTS = {"imports", "initialize", "training", "run", "finalize", "evaluating", "drawing", "displayable_configs"}
 LOCATOR = ComponentLocator()
 
 
