@@ -26,6 +26,7 @@ WHOLE = ("train.yaml", "inference.yaml")
 OVERLAYS = [name for name in NAMES if name not in WHOLE]
 # What MONAI itself or MONAI Label reads by name.
 ENTRY_POINTS = {"imports", "initialize", "training", "run", "finalize", "evaluating", "drawing", "displayable_configs"}
+ENTRY_POINTS |= {"save_execute_config", "is_not_rank0"}
 LOCATOR = ComponentLocator()
 
 
