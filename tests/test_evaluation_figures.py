@@ -17,6 +17,7 @@ from bundle.skull_implant.inferers import CompletionInferer
 from bundle.skull_implant.latent_figures import ClassCodes, gamma_sweep, plot_gamma_sweep, plot_latents
 from bundle.skull_implant.latent_statistics import save_completer
 from bundle.skull_implant.score_table import SkullScore, write_csv
+from tests.end_to_end import ROOT, run_module, untrained_model
 from tests.small_models import BOX, small_dataset, small_images, small_network
 from tests.test_figures import GOOD
 
@@ -122,3 +123,29 @@ def test_a_person_who_is_not_there_is_refused(protocol: Protocol, scored: Path) 
 def test_a_folder_without_scores_is_refused(protocol: Protocol, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"scores.csv: must hold scores \(No such file or directory\)"):
         EvaluationFigures(protocol).draw(str(tmp_path))
+
+
+@pytest.mark.slow
+def test_the_evaluating_command_writes_tables_and_figures(tiny_dataset: Path, tmp_path: Path) -> None:
+    model = untrained_model(tmp_path / "model.pt")
+    configs = [str(ROOT / "configs" / name) for name in ("train.yaml", "evaluate.yaml")]
+
+    outcome = run_module(
+        "monai.bundle", "run", "evaluating", "--config_file", configs, "--dataset_dir", tiny_dataset,
+        "--source_dir", tiny_dataset.parent / "source", "--output_dir", tmp_path / "out", "--model_file", model,
+        "--training_persons", "1", "--workers", "1", "--gammas", "[0.0,1.0]",
+    )  # fmt: skip
+
+    assert outcome.status == 0, outcome.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "box_plots_training.png",
+        "box_plots_validation.png",
+        "gamma_cranial.png",
+        "gamma_facial.png",
+        "latents.png",
+        "scores.csv",
+        "skull_box_plots_training.png",
+        "skull_box_plots_validation.png",
+        "skulls.csv",
+        "table.md",
+    ]

@@ -71,7 +71,8 @@ class EvaluationFigures:
         names: dict[str, str] = {}
         for name, (model_file, *_) in {**self.protocol.models, **self.protocol.other_models}.items():
             names.setdefault(str(model_file), name)
-        codes, drawn = {}, []
+        codes: dict[str, tuple[ClassCodes, ClassCodes]] = {}
+        drawn: list[Path] = []
         datasets: dict[tuple[int, int, int], dict[str, SkullDataset]] = {}
         for model_file, name in names.items():
             network = SkullCompleter.from_file(model_file)
@@ -79,10 +80,10 @@ class EvaluationFigures:
             if size not in datasets:
                 datasets[size] = {part: SkullDataset(self.protocol.dataset_dir, part, size) for part in PARTS}
             parts = datasets[size]
-            codes[name] = tuple(self._codes(network, dataset) for dataset in parts.values())
+            codes[name] = (self._codes(network, parts["training"]), self._codes(network, parts["validation"]))
             if not drawn:
                 drawn = self._draw_sweeps(folder, network, parts["validation"], name)
-        plot_latents({name: (both[0], both[1]) for name, both in codes.items()}, folder / "latents.png")
+        plot_latents(codes, folder / "latents.png")
         return [*drawn, folder / "latents.png"]
 
     def _codes(self, network: SkullCompleter, dataset: SkullDataset) -> ClassCodes:

@@ -141,12 +141,14 @@ def plot_gamma_sweep(
 
 
 def _latent_legend() -> list[Line2D]:
-    def handle(label: str, color: str, marker: str, size: float = 7, **more: str) -> Line2D:
-        return Line2D([], [], linestyle="", color=color, marker=marker, markersize=size, label=label, **more)
+    def handle(label: str, color: str, marker: str, size: float = 7, edge: str = "none") -> Line2D:
+        return Line2D(
+            [], [], linestyle="", color=color, marker=marker, markersize=size, label=label, markeredgecolor=edge
+        )
 
     classes = [handle(label, color, "s") for label, color in COLORS.items()]
-    parts = [handle("training", "gray", "."), handle("validation", "gray", "x")]
-    centroid = handle("training centroid", "gray", "o", 10, markeredgecolor="black")
+    parts = [handle("training", "gray", "."), handle("validation", "gray", "x", edge="gray")]
+    centroid = handle("training centroid", "gray", "o", 10, edge="black")
     return [*classes, *parts, centroid, Line2D([], [], color="black", lw=2, label="DEV")]
 
 
