@@ -33,7 +33,10 @@ ENTRY_POINTS = {
     "finalize",
     "evaluating",
     "finetuning",
+    "drawing",
     "displayable_configs",
+    "save_execute_config",
+    "is_not_rank0",
 }
 LOCATOR = ComponentLocator()
 

@@ -7,8 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from bundle.skull_implant.score_table import Score, SkullScore, implant_table, refused_score, skull_table, write_csv
+from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.score_table import (
+    Score,
+    SkullScore,
+    implant_table,
+    read_scores,
+    read_skull_scores,
+    refused_score,
+    skull_table,
+    write_csv,
+)
 
 GOOD = Score("validation", "008", "official", "official", "VAE", 0.9, 0.8, 2.0, False, 0.95, 40.0, "cranial", 3.0)
 NONE = replace(GOOD, defect="none", site="none", dsc=np.nan, bdsc=np.nan, hd95_mm=np.nan, implant_ml=0.0)
@@ -74,3 +85,21 @@ def test_the_csv_file_gives_every_row_back(tmp_path: Path) -> None:
 
     assert [row["defect"] for row in rows] == ["official", "none"]
     assert float(rows[0]["dsc"]) == GOOD.dsc
+
+
+def test_scores_are_read_as_they_were_written(tmp_path: Path) -> None:
+    rows = [GOOD, replace(GOOD, failed=True, hd95_mm=np.inf), replace(GOOD, person="1e3")]
+    skulls = [SkullScore("training", "001", "VAE", "REC cranial", 0.8125)]
+    write_csv(tmp_path / "scores.csv", rows)
+    write_csv(tmp_path / "skulls.csv", skulls)
+
+    assert read_scores(tmp_path / "scores.csv") == rows
+    assert read_skull_scores(tmp_path / "skulls.csv") == skulls
+    assert read_skull_scores(tmp_path / "none.csv") == []
+
+
+def test_other_columns_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text("part,dice\nvalidation,0.5\n")
+
+    with pytest.raises(InputError, match=r"must have the columns part, person, .*, got part, dice; run evaluating"):
+        read_scores(tmp_path / "scores.csv")

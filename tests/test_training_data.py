@@ -173,6 +173,19 @@ def test_deformed_skulls_are_skulls_yet_but_not_the_ones_that_were_stored(datase
         assert 0.4 < overlap.max() < 0.99
 
 
+def test_fixed_defects_are_the_same_in_every_epoch_and_for_every_seed(dataset: SkullDataset) -> None:
+    def volumes(batches: SkullBatches) -> set[bytes]:
+        return {image.numpy().tobytes() for image in _epoch(batches)["image"]}
+
+    first = SkullBatches(dataset, 4, official_share=1.0, fixed_defects=True)
+    once, again = volumes(first), volumes(first)
+
+    assert once == again == volumes(SkullBatches(dataset, 4, official_share=1.0, fixed_defects=True, seed=1))
+    assert len(once) == 12
+    drawn = SkullBatches(dataset, 4, official_share=1.0)
+    assert volumes(drawn) != volumes(drawn)
+
+
 def test_epochs_differ_and_the_same_seed_repeats_them(dataset: SkullDataset) -> None:
     batches, again, other = (SkullBatches(dataset, 4, Deformation(), seed=seed) for seed in (1, 1, 2))
     first, second = _epoch(batches), _epoch(batches)

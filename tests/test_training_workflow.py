@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from monai.bundle import ConfigWorkflow
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.training import ResumableCheckpoint
 from tests.end_to_end import (
+    ROOT,
     SMOKE,
     Outcome,
     contents,
@@ -27,11 +29,11 @@ def epochs(path: Path) -> list[int]:
 
 
 def train(
-    dataset_dir: Path, folder: Path, run_id: str = "training", overlays: tuple[str, ...] = (), **overrides: Any
+    dataset_dir: Path, folder: Path, configs: Sequence[str] = SMOKE, run_id: str = "training", **overrides: Any
 ) -> dict[str, torch.Tensor]:
     """A smoke run in this process; the weights it wrote."""
     workflow = ConfigWorkflow(
-        [*SMOKE, *overlays],
+        list(configs),
         run_id=run_id,
         logging_file=False,
         dataset_dir=str(dataset_dir),
@@ -65,7 +67,9 @@ def test_the_training_command_writes_weights_curves_and_checkpoints(trained: tup
     folder, outcome = trained
 
     assert outcome.status == 0, outcome.stderr
-    assert sorted(contents(folder)) == [
+    events = [name for name in contents(folder) if "tfevents" in name]
+    assert {Path(name).parent.as_posix() for name in events} == {"run/tensorboard/stage1", "run/tensorboard/stage2"}
+    assert sorted(set(contents(folder)) - set(events)) == [
         "model.pt",
         "run/stage1.csv",
         "run/stage1.pt",
@@ -134,6 +138,21 @@ def test_another_seed_gives_other_weights(tiny_dataset: Path, tmp_path: Path) ->
     assert not torch.equal(first["encoder.mean.weight"], second["encoder.mean.weight"])
 
 
+def test_the_paper_as_published_runs_and_stops_where_it_was_told(tiny_dataset: Path, tmp_path: Path) -> None:
+    configs = [SMOKE[0], str(ROOT / "configs" / "as_published.yaml"), SMOKE[1]]
+    train(tiny_dataset, tmp_path, configs, stage2_epochs=1)
+    network = SkullCompleter.from_file(tmp_path / "model.pt")
+
+    assert epochs(tmp_path / "stage1.csv") == [1, 2]
+    assert not network.dev_slope.any()
+    assert network.dev.any()
+    rates = [
+        torch.load(tmp_path / f"stage{stage}.pt", weights_only=True)["optimizer"]["param_groups"][0]["lr"]
+        for stage in (1, 2)
+    ]
+    assert rates == [1e-4, 1e-4]
+
+
 def assert_equal_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
     assert list(first) == list(second)
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
@@ -160,8 +179,8 @@ def test_finetuning_changes_the_decoder_and_the_statistics_of_a_model_alone(
     after = train(
         tiny_dataset,
         tmp_path,
+        (*SMOKE, "configs/finetune.yaml"),
         "finetuning",
-        ("configs/finetune.yaml",),
         start_model=str(start),
         stage2_epochs=1,
     )

@@ -235,21 +235,21 @@ def _grow(
     if not far.any():
         return far
     near = difference & (_distance_mm(far, spacing) <= 0.75 * rules.core_mm + rules.reach_mm)
-    piece = large_components(_opened(near, spacing, rules.opening_mm), share)
+    piece = large_components(opened(near, spacing, rules.opening_mm), share)
     filled = np.asarray(ndimage.binary_fill_holes(piece))
     return filled & ~bone
 
 
-def _opened(mask: np.ndarray, spacing: tuple[float, ...], radius_mm: float) -> np.ndarray:
+def opened(mask: np.ndarray, spacing: tuple[float, ...], radius_mm: float) -> np.ndarray:
     """Opening with a ball, by two distance maps, which is exact for anisotropic voxels."""
     window = bounding_box(mask, margin=(1, 1, 1))
-    opened = np.zeros_like(mask)
+    result = np.zeros_like(mask)
     if window is None:
-        return opened
+        return result
     part = mask[window]
     kept = _distance_mm(~part, spacing) > radius_mm
-    opened[window] = part & (_distance_mm(kept, spacing) <= radius_mm)
-    return opened
+    result[window] = part & (_distance_mm(kept, spacing) <= radius_mm)
+    return result
 
 
 def _distance_mm(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:

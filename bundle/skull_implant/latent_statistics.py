@@ -13,6 +13,7 @@ import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold
+from torch import nn
 
 from bundle.skull_implant.network import DEFECT_CLASSES, LATENT_CLASSES, SkullCompleter
 from bundle.skull_implant.training_data import DefectCutter, SkullBatches, SkullDataset
@@ -157,8 +158,8 @@ def fit_step(
     return slope, 1.0 - errors[best] / max(float(np.square(steps).sum()), 1e-12)
 
 
-def save_completer(network: SkullCompleter, model_file: str | Path) -> None:
-    """Write the completer's plain state dict, whole or not at all."""
+def save_completer(network: nn.Module, model_file: str | Path) -> None:
+    """Write a network's plain state dict, whole or not at all."""
     path = Path(model_file)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial.{path.name}")

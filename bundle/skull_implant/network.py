@@ -185,6 +185,11 @@ class SkullCompleter(nn.Module):
             InputError: the file is missing or is not a checkpoint of this class.
         """
         state = load_state(model_file)
+        if "published" in state:
+            raise InputError(
+                f"{Path(model_file).name}: model_file must be a completer written by training, got the method paper's "
+                "published networks; use `python -m scripts.complete_published`"
+            )
         try:
             network = cls(
                 state["spatial_size"].tolist(),

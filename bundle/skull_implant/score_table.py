@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from bundle.skull_implant.errors import InputError
 
 DEFECTS = ("official", "varied", "facial", "none")
 TASKS = ("REC cranial", "REC facial", "REC complete", "CMP cranial", "CMP facial")
@@ -82,6 +84,24 @@ def write_csv(path: Path, rows: Sequence[Any]) -> None:
         writer.writerows(asdict(row) for row in rows)
 
 
+def read_scores(path: Path) -> list[Score]:
+    """Rows of `scores.csv` as :func:`write_csv` wrote them.
+
+    Raises:
+        InputError: no such file, or it holds other columns.
+    """
+    return [Score(**_typed(Score, row)) for row in _read(path, Score)]
+
+
+def read_skull_scores(path: Path) -> list[SkullScore]:
+    """Rows of `skulls.csv`; none where the file is missing, because a protocol may have no such model.
+
+    Raises:
+        InputError: it holds other columns.
+    """
+    return [SkullScore(**_typed(SkullScore, row)) for row in _read(path, SkullScore)] if path.exists() else []
+
+
 def implant_table(scores: Sequence[Score]) -> str:
     """Markdown: a row for each part, defect and method; means over the cases, failures counted in DSC and bDSC as 0."""
     lines = [
@@ -124,3 +144,22 @@ def _mean(group: Sequence[Any], name: str, digits: int) -> str:
 def _number(values: Sequence[float], digits: int) -> str:
     known = [value for value in values if not np.isnan(value)]
     return f"{np.mean(known):.{digits}f}" if known else "-"
+
+
+def _read(path: Path, kind: type) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except OSError as error:
+        raise InputError(f"{path}: must hold scores ({error.strerror}); run the evaluating workflow first") from error
+    wanted = [field.name for field in fields(kind)]
+    if reader.fieldnames != wanted:
+        arrived = ", ".join(reader.fieldnames or ["none"])
+        raise InputError(f"{path}: must have the columns {', '.join(wanted)}, got {arrived}; run evaluating again")
+    return rows
+
+
+def _typed(kind: type, row: dict[str, str]) -> dict[str, Any]:
+    readers: dict[str, Callable[[str], Any]] = {"str": str, "float": float, "bool": lambda text: text == "True"}
+    return {field.name: readers[str(field.type)](row[field.name]) for field in fields(kind)}

@@ -154,6 +154,8 @@ class EpochSchedule:
 class ProgressLine:
     """One line an epoch: losses, KL divergence, held-out DSC and seconds; a CSV file keeps them for the curves.
 
+    They are left in `engine.state.metrics` for trackers.
+
     Args:
         stage: name in the line.
         path: CSV file.
@@ -204,6 +206,7 @@ class ProgressLine:
         row["seconds"] = time.monotonic() - self.started
         if self.held_out and (engine.state.epoch % self.interval == 0 or engine.state.epoch == engine.state.max_epochs):
             row["held_out_dsc"] = self.held_out()
+        engine.state.metrics = {name: value for name, value in row.items() if name != "epoch"}
         numbers = " ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
         logger.info("%s epoch %d/%d: %s", self.stage, engine.state.epoch, engine.state.max_epochs, numbers)
         fields = ["epoch", "dice", "kld", "seconds", "held_out_dsc"]

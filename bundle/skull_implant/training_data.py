@@ -138,6 +138,7 @@ class SkullBatches:
         seed: of everything random.
         binary: threshold the volumes at one half, as in the method paper; else they hold the share of bone in a voxel.
         guess_margin_mm: how far around a guess nothing is known.
+        fixed_defects: each skull keeps its defects in every epoch, whatever the seed, as in the method paper.
     """
 
     def __init__(
@@ -149,6 +150,7 @@ class SkullBatches:
         seed: int = 0,
         binary: bool = False,
         guess_margin_mm: float = 2.5,
+        fixed_defects: bool = False,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
@@ -158,6 +160,7 @@ class SkullBatches:
         self.cutter = DefectCutter(dataset.box, official_share)
         self.seed = seed
         self.binary = binary
+        self.fixed_defects = fixed_defects
         # Odd sizes, so that the pooled maximum lies in the middle of its window.
         self.guess_window = [2 * round(guess_margin_mm / step) + 1 for step in dataset.box.spacing_mm]
         self.epoch = 0
@@ -216,4 +219,6 @@ class SkullBatches:
     def _volume(self, pair: torch.Tensor, index: int, kind: int, numbers: np.random.Generator) -> torch.Tensor:
         """One volume (1, X, Y, Z) of a deformed skull and official implant (2, X, Y, Z)."""
         official = pair[1:] if self.dataset.has_implant[index] else None
+        if self.fixed_defects:
+            numbers = np.random.default_rng([index, kind])
         return self.cutter.cut(pair[:1], official, LATENT_CLASSES[kind], numbers)
