@@ -25,7 +25,11 @@ from bundle.skull_implant.packaging import package_bundle
 from bundle.skull_implant.volume import Grid, Volume, write_volume
 from tests.end_to_end import ROOT, box_of_noise, read, small_head
 
-pytestmark = pytest.mark.label
+pytestmark = [
+    pytest.mark.label,
+    # The client leaves sockets and uploaded files to the garbage collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 client_module = pytest.importorskip(
     "monailabel.client", reason="MONAI Label is not installed here: run `make test-label`, which makes its environment"
 )
