@@ -30,6 +30,7 @@ pytestmark = [
     # The client leaves sockets and uploaded files to the garbage collector.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+requests = pytest.importorskip("requests", reason="no requests here: run `make test-label`")
 client_module = pytest.importorskip(
     "monailabel.client", reason="MONAI Label is not installed here: run `make test-label`, which makes its environment"
 )
@@ -291,3 +292,23 @@ def test_slicers_round_next_sample_infer_submit_takes_the_case_off_the_list(serv
     np.testing.assert_array_equal(read(label).voxels, read(Path(file)).voxels)
     info = server.client.info()["datastore"]
     assert (info["completed"], result["status"] in ("ok", "review")) == (1, True)
+
+
+def test_a_batch_labels_every_image_and_a_refused_one_stops_no_other(server: Server) -> None:
+    address = server.client.get_server_url()
+    # Without a GPU, MONAI Label 0.8.5 divides by the number of GPUs unless multi_gpu is false.
+    options = {"fit_steps": 0, "multi_gpu": False}
+
+    requests.post(f"{address}/batch/infer/{MODEL}?images=all", json=options, timeout=60).raise_for_status()
+
+    started = time.monotonic()
+    while requests.get(f"{address}/batch/infer/?check_if_running=true", timeout=60).ok:
+        assert time.monotonic() - started < START_S
+        time.sleep(1.0)
+    objects = server.client.datastore()["objects"]
+    results = {name: entry["labels"]["original"]["info"]["params"] for name, entry in objects.items()}
+    assert set(results) >= {"oblique", "flipped", "noise", "text"}
+    refused = {name for name, result in results.items() if result["status"] == "refused"}
+    assert refused == {"noise", "text"}
+    assert "not readable as NIfTI" in results["text"]["reasons"][0]
+    assert set(np.unique(read(server.studies / "labels" / "original" / "oblique.nrrd").voxels)) == {0, 1, 2}
