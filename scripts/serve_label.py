@@ -9,7 +9,7 @@ def serve_label(
     """Pack the bundle, put it into MONAI Label's app and start its server for the images in STUDIES.
 
     Args:
-        studies: folder of NIfTI, NRRD or MHA files; labels go to its subfolder labels/.
+        studies: folder of NIfTI, NRRD or MHA files, whose labels go to its subfolder labels/; or a DICOMweb address.
         host: address to listen on; the server knows no passwords, so others than this machine's own are yours to guard.
         port: to listen on.
         folder: for the app, made anew at each start.
@@ -20,21 +20,21 @@ def serve_label(
     from pathlib import Path
 
     from bundle.skull_implant.errors import InputError
-    from bundle.skull_implant.label_server import check_environment, prepare_app, server_command
+    from bundle.skull_implant.label_server import check_environment, prepare_app, server_command, server_environment
     from bundle.skull_implant.packaging import package_bundle
 
     root = Path(__file__).resolve().parents[1]
-    if not Path(studies).is_dir():
+    remote = studies.startswith(("http://", "https://"))
+    if not remote and not Path(studies).is_dir():
         raise InputError(f"{studies}: STUDIES must be a folder of images, none is there; make it or name another one")
     check_environment(root / "requirements-label.txt")
     app = prepare_app(package_bundle(root, Path(folder)), Path(folder))
-    words = server_command(app.absolute(), str(Path(studies).absolute()), host, port)
+    words = server_command(app.absolute(), studies if remote else str(Path(studies).absolute()), host, port)
     if dry_run:
         print(shlex.join(words))
         return
     print(f"MONAI Label for {studies}: http://{host}:{port} once it says 'Application startup complete'", flush=True)
-    extensions = '["*.nii.gz","*.nii","*.nrrd","*.mha"]'
-    os.execve(words[0], words, {"MONAI_LABEL_DATASTORE_FILE_EXT": extensions, **os.environ})
+    os.execve(words[0], words, server_environment())
 
 
 if __name__ == "__main__":

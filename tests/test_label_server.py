@@ -6,53 +6,26 @@ Runs in the environment of `make label`, by `make test-label`.
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from bundle.skull_implant.label_server import prepare_app, server_command
-from bundle.skull_implant.packaging import package_bundle
 from bundle.skull_implant.volume import Grid, Volume, write_volume
-from tests.end_to_end import ROOT, box_of_noise, read, small_head
+from tests.end_to_end import box_of_noise, read, small_head
+from tests.label_servers import AS_SLICER_ASKS, MODEL, NOT_INSTALLED, START_S, Server, by_command, running_server
 
 pytestmark = [
     pytest.mark.label,
     # The client leaves sockets and uploaded files to the garbage collector.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-requests = pytest.importorskip("requests", reason="no requests here: run `make test-label`")
-client_module = pytest.importorskip(
-    "monailabel.client", reason="MONAI Label is not installed here: run `make test-label`, which makes its environment"
-)
-
-AS_SLICER_ASKS = {"result_extension": ".nrrd", "result_dtype": "uint8"}
-START_S = 300.0
-MODEL = "skull_implant"
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running server, its client, and the folder of its images."""
-
-    client: Any
-    studies: Path
-    downloads: Path
-    log: Path
-
-    def infer(self, image: str, model: str = MODEL, **parameters: object) -> tuple[Volume, dict[str, Any]]:
-        """Label map and result of an image by its name, as Slicer asks for them."""
-        file, result = self.client.infer(model, image, {**AS_SLICER_ASKS, **parameters})
-        return read(Path(file)), result
+requests = pytest.importorskip("requests", reason=NOT_INSTALLED)
+pytest.importorskip("monailabel", reason=NOT_INSTALLED)
 
 
 def oblique(volume: Volume) -> Volume:
@@ -97,70 +70,33 @@ def write_second_bundle(folder: Path) -> None:
     torch.save({"limit": torch.zeros(1)}, folder / "models" / "model.pt")
 
 
+@dataclass(frozen=True)
+class Site:
+    """A server and the folder of its images."""
+
+    server: Server
+    studies: Path
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("label")
-    studies, downloads, log = folder / "studies", folder / "downloads", folder / "server.log"
+    studies = folder / "studies"
     studies.mkdir()
-    downloads.mkdir()
     head = small_head(0).hu
     write_volume(studies / "oblique.nrrd", oblique(head))
     write_volume(studies / "flipped.nii.gz", flipped(head))
     write_volume(studies / "noise.nrrd", box_of_noise())
     (studies / "text.nii.gz").write_text("no image")
-    app = prepare_app(package_bundle(ROOT, folder), folder)
-    write_second_bundle(app / "model" / "second")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = server_command(app, str(studies), "127.0.0.1", port, models=(MODEL, "second"))
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "http_proxy": "http://127.0.0.1:9",
-        "https_proxy": "http://127.0.0.1:9",
-    }
-    with (
-        log.open("w") as output,
-        subprocess.Popen(
-            words, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env={**environment, "no_proxy": "127.0.0.1"}
-        ) as process,
-    ):
-        try:
-            client = client_module.MONAILabelClient(f"http://127.0.0.1:{port}", tmpdir=str(downloads))
-            _wait_for(client, process, log)
-            yield Server(client, studies, downloads, log)
-        finally:
-            process.terminate()
+    with running_server(
+        folder, str(studies), (MODEL, "second"), add=lambda models: write_second_bundle(models / "second")
+    ) as server:
+        yield Site(server, studies)
 
 
-def _wait_for(client: Any, process: subprocess.Popen[bytes], log: Path) -> None:
-    started = time.monotonic()
-    while True:
-        try:
-            client.info()
-            return
-        except OSError:
-            if process.poll() is not None or time.monotonic() - started > START_S:
-                pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
-            time.sleep(0.5)
-
-
-def by_command(image: Path, output: Path, *words: object) -> tuple[dict[str, Volume], dict[str, Any]]:
-    """Masks and report of `scripts.complete`, in the environment of `make demo` where there is one."""
-    own = ROOT / ".venv" / "bin" / "python"
-    python = str(own) if own.exists() else sys.executable
-    subprocess.run(
-        [python, "-m", "scripts.complete", str(image), str(output), *map(str, words)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
-        capture_output=True,
-        timeout=600,
-    )
-    (folder,) = output.iterdir()
-    masks = {name: read(folder / f"{name}.nii.gz") for name in ("skull", "implant")}
-    return masks, json.loads((folder / "report.json").read_text())
+@pytest.fixture
+def server(site: Site) -> Server:
+    return site.server
 
 
 def assert_same_grid(first: Grid, second: Grid, tolerance: float) -> None:
@@ -206,16 +142,16 @@ def test_it_asked_nothing_of_the_network(server: Server) -> None:
     ],
 )
 def test_the_label_map_is_that_of_the_command_line_voxel_by_voxel(
-    image: str, words: tuple[object, ...], parameters: dict[str, str], server: Server, tmp_path: Path
+    image: str, words: tuple[object, ...], parameters: dict[str, str], site: Site, server: Server, tmp_path: Path
 ) -> None:
-    masks, report = by_command(server.studies / image, tmp_path, *words)
-    handed = np.linalg.det(np.reshape(read(server.studies / image).grid.direction, (3, 3)))
+    masks, report = by_command(site.studies / image, tmp_path, *words)
+    handed = np.linalg.det(np.reshape(read(site.studies / image).grid.direction, (3, 3)))
 
     labels, result = server.infer(image.split(".")[0], **parameters)
 
     assert handed == pytest.approx(-1.0 if image.startswith("flipped") else 1.0)
     assert labels.voxels.dtype == np.uint8
-    assert_same_grid(labels.grid, read(server.studies / image).grid, 1e-6)
+    assert_same_grid(labels.grid, read(site.studies / image).grid, 1e-6)
     np.testing.assert_array_equal(labels.voxels == 1, masks["skull"].voxels > 0)
     np.testing.assert_array_equal(labels.voxels == 2, masks["implant"].voxels > 0)
     assert (labels.voxels == 2).sum() * labels.grid.voxel_ml == pytest.approx(report["implant"]["volume_ml"], abs=0.01)
@@ -267,17 +203,17 @@ def result_voxels(mask: Volume) -> int:
     return int((clean_binary_mask(Volume(mask.voxels.astype(np.uint8), mask.grid)).voxels > 0).sum())
 
 
-def test_two_bundles_in_one_server_keep_their_own_code(server: Server) -> None:
+def test_two_bundles_in_one_server_keep_their_own_code(site: Site, server: Server) -> None:
     air, _ = server.infer("oblique", model="second")
     labels, result = server.infer("oblique", fit_steps="0", rim_fit=False)
 
-    np.testing.assert_array_equal(air.voxels > 0, read(server.studies / "oblique.nrrd").voxels < 0)
+    np.testing.assert_array_equal(air.voxels > 0, read(site.studies / "oblique.nrrd").voxels < 0)
     assert set(np.unique(labels.voxels)) == {0, 1, 2}
     assert result["status"] in ("ok", "review")
 
 
-def test_slicers_round_next_sample_infer_submit_takes_the_case_off_the_list(server: Server) -> None:
-    server.client.upload_image(str(server.studies / "oblique.nrrd"), image_id="uploaded")
+def test_slicers_round_next_sample_infer_submit_takes_the_case_off_the_list(site: Site, server: Server) -> None:
+    server.client.upload_image(str(site.studies / "oblique.nrrd"), image_id="uploaded")
     sample = server.client.next_sample("first", {})
     file, result = server.client.infer(MODEL, "uploaded", {**AS_SLICER_ASKS, "fit_steps": 0})
     saved = server.client.save_label(
@@ -287,15 +223,15 @@ def test_slicers_round_next_sample_infer_submit_takes_the_case_off_the_list(serv
     assert sample["id"]
     assert saved["image"] == "uploaded"
     entry = server.client.datastore()["objects"]["uploaded"]
-    (label,) = [path for path in (server.studies / "labels" / "final").iterdir() if path.name.startswith("uploaded")]
+    (label,) = [path for path in (site.studies / "labels" / "final").iterdir() if path.name.startswith("uploaded")]
     assert "final" in entry["labels"]
     np.testing.assert_array_equal(read(label).voxels, read(Path(file)).voxels)
     info = server.client.info()["datastore"]
     assert (info["completed"], result["status"] in ("ok", "review")) == (1, True)
 
 
-def test_a_batch_labels_every_image_and_a_refused_one_stops_no_other(server: Server) -> None:
-    address = server.client.get_server_url()
+def test_a_batch_labels_every_image_and_a_refused_one_stops_no_other(site: Site, server: Server) -> None:
+    address = server.address
     # Without a GPU, MONAI Label 0.8.5 divides by the number of GPUs unless multi_gpu is false.
     options = {"fit_steps": 0, "multi_gpu": False}
 
@@ -311,4 +247,4 @@ def test_a_batch_labels_every_image_and_a_refused_one_stops_no_other(server: Ser
     refused = {name for name, result in results.items() if result["status"] == "refused"}
     assert refused == {"noise", "text"}
     assert "not readable as NIfTI" in results["text"]["reasons"][0]
-    assert set(np.unique(read(server.studies / "labels" / "original" / "oblique.nrrd").voxels)) == {0, 1, 2}
+    assert set(np.unique(read(site.studies / "labels" / "original" / "oblique.nrrd").voxels)) == {0, 1, 2}

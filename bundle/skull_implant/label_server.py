@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import sys
@@ -88,6 +90,17 @@ def server_command(app: Path, studies: str, host: str, port: int, models: Sequen
     for key, value in settings.items():
         words += ["--conf", key, value]
     return [*words, "--host", host, "--port", str(port)]
+
+
+def server_environment() -> dict[str, str]:
+    """The process's environment variables and what the server needs beside them; those that are set stay as they are.
+
+    It reads the file types that this bundle reads, and finds the programs of its own environment, of which
+    `itkimage2segimage` writes DICOM Segmentations.
+    """
+    extensions = json.dumps([f"*{each}" for each in (".nii.gz", ".nii", ".nrrd", ".mha")])
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {"MONAI_LABEL_DATASTORE_FILE_EXT": extensions, **os.environ, "PATH": path}
 
 
 def _version(name: str) -> str | None:
