@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.label_server import DECISIVE, check_environment, prepare_app, server_command
@@ -101,6 +102,15 @@ def test_the_server_listens_on_loopback_and_asks_no_network() -> None:
     assert "--host 127.0.0.1 --port 8000" in text
     for setting in ("models skull_implant,other", "zoo_source local", "sam2 false"):
         assert f"--conf {setting}" in text
+
+
+def test_the_guide_explains_every_option_with_the_value_that_it_has_at_first() -> None:
+    table = yaml.safe_load((ROOT / "configs" / "inference.yaml").read_text())
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", (ROOT / "docs" / "label.md").read_text(), re.MULTILINE))
+
+    for name in table["displayable_configs"]:
+        value = "on" if table[name] is True else str(table[name])
+        assert rows[name].strip("` ") == value
 
 
 def test_a_folder_that_is_not_there_ends_the_command(tmp_path: Path) -> None:
