@@ -306,6 +306,8 @@ def test_monai_reports_bad_input_in_one_line_too(knowing_model: Path, tmp_path: 
         ("--model_file", "missing.pt", "model_file must exist"),
         ("--gamma", "abc", "gamma must be a number"),
         ("--defect_class", "nasal", "defect_class must be auto"),
+        ("--threshold_hu", "abc", "threshold_hu must be a number"),
+        ("--fit_steps", "1.5", "fit_steps must be a whole number"),
     ],
 )
 def test_monai_reports_bad_settings_in_one_line(flag: str, value: str, rule: str, ct: Path, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from monai.bundle import ConfigParser
 from monai.engines import IterationEvents
 
 from bundle.skull_implant.errors import CaseRefused, InputError, as_input_error
-from bundle.skull_implant.inferers import CompletionInferer
 from bundle.skull_implant.network import SkullCompleter
+from bundle.skull_implant.options import Options
 from bundle.skull_implant.print_settings import PrintSettings
 from bundle.skull_implant.writing import CaseWriter
 
@@ -29,13 +29,19 @@ def complete_step(engine: Engine, batch: dict[str, Any]) -> dict[str, Any]:
         batch: one case's dictionary, not collated; `image` is (1, X, Y, Z).
 
     Returns:
-        The dictionary with the inferer's outputs, without their batch axis, and what the postprocessing added.
+        The dictionary with the inferer's outputs under `pred`, without their batch axis, as MONAI Label's server has
+        them there, and with what the postprocessing made of them.
+
+    Raises:
+        InputError: what the preprocessing found wrong with the case.
     """
+    if "error" in batch:
+        raise batch["error"]
     network: SkullCompleter = engine.network
     network.eval()
     image = batch["image"][None].to(engine.state.device)  # (1, X, Y, Z) -> (1, 1, X, Y, Z)
     outputs = engine.inferer(image, network)
-    engine.state.output = {**batch, **{key: value[0] for key, value in outputs.items()}}
+    engine.state.output = {**batch, "pred": {key: value[0] for key, value in outputs.items()}}
     engine.fire_event(
         IterationEvents.MODEL_COMPLETED
     )  # runs the postprocessing, which may put its results in the batch
@@ -71,10 +77,11 @@ def run_or_exit(evaluator: Engine, writer: CaseWriter) -> None:
         sys.exit(1)
 
 
-def exit_on_bad_settings(model_file: str | Path, gamma: Any, defect_class: str) -> None:
+def exit_on_bad_settings(model_file: str | Path, options: Options) -> None:
     """One line on stderr and exit status 1, before MONAI builds anything and would wrap the error in its own."""
     try:
-        CompletionInferer(gamma, defect_class)
+        if options.problem is not None:
+            raise options.problem
         SkullCompleter.from_file(model_file)
     except InputError as error:
         print(str(error), file=sys.stderr)

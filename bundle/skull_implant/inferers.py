@@ -49,7 +49,7 @@ class CompletionInferer(Inferer):
         """Complete a batch of canonical skulls.
 
         Args:
-            inputs: (B, 1, X, Y, Z), share of bone.
+            inputs: (B, 1, X, Y, Z), share of bone; an empty tensor, of a refused case, comes back as `pred`.
             network: the completer.
             args: unused; MONAI's signature.
             kwargs: unused; MONAI's signature.
@@ -58,6 +58,8 @@ class CompletionInferer(Inferer):
             `pred` (B, 1, X, Y, Z), probability of skull; `class_probability` (B, 3) of complete, cranial, facial;
             `class_index` (B,) of the class that was used, in :data:`DEFECT_CLASSES`.
         """
+        if torch.as_tensor(inputs).numel() == 0:
+            return {"pred": inputs}
         code = network.encode(torch.as_tensor(inputs))
         probability = network.class_probabilities(code)
         index = probability[:, 1:].argmax(dim=1)

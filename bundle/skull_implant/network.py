@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -127,20 +127,22 @@ class SkullCompleter(nn.Module):
         refined_levels: coarsest levels of the decoder that have a second convolution.
     """
 
-    # For type checkers: register_buffer declares nothing.
-    spatial_size: torch.Tensor
-    box_mm: torch.Tensor
-    box_top_mm: torch.Tensor
-    latent_mean: torch.Tensor
-    latent_std: torch.Tensor
-    centroids: torch.Tensor
-    dev: torch.Tensor
-    dev_slope: torch.Tensor
-    class_weight: torch.Tensor
-    class_bias: torch.Tensor
-    template_mm: torch.Tensor
-    template_step_deg: torch.Tensor
-    usual_rotation: torch.Tensor
+    __jit_unused_properties__ = ("template", "box")  # no tensors; TorchScript would compile them
+
+    if TYPE_CHECKING:  # register_buffer declares nothing, and TorchScript cannot read annotations of a class
+        spatial_size: torch.Tensor
+        box_mm: torch.Tensor
+        box_top_mm: torch.Tensor
+        latent_mean: torch.Tensor
+        latent_std: torch.Tensor
+        centroids: torch.Tensor
+        dev: torch.Tensor
+        dev_slope: torch.Tensor
+        class_weight: torch.Tensor
+        class_bias: torch.Tensor
+        template_mm: torch.Tensor
+        template_step_deg: torch.Tensor
+        usual_rotation: torch.Tensor
 
     def __init__(
         self,

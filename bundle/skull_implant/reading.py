@@ -80,9 +80,12 @@ def read_case(
     files: tuple[Path, ...] = ()
     tilt: CorrectedTilt | None = None
     if path.is_dir():
-        # Lazy: the bundle runs beside MONAI Label, which needs pydicom < 3, and reads no folder there.
-        from bundle.skull_implant.dicom_series import read_dicom_folder
-        from bundle.skull_implant.dicom_slices import SliceRules
+        try:  # lazy: the bundle runs beside MONAI Label, which needs pydicom < 3
+            from bundle.skull_implant.dicom_series import read_dicom_folder
+            from bundle.skull_implant.dicom_slices import SliceRules
+        except ImportError as error:
+            rule = "a DICOM folder needs pydicom 3"
+            raise InputError(f"{path.name}: {rule}, this environment has another; give an image file") from error
 
         name = case_name(path)
         rules = SliceRules(maximum_voxels=maximum_voxels)

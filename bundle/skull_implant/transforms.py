@@ -14,9 +14,11 @@ from scipy import ndimage
 
 from bundle.skull_implant.canonical_frame import estimate_frame
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical, to_native
+from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.fitness import FitnessRules, check_scan, check_vault
 from bundle.skull_implant.implant import ImplantRules, fill_holes, find_holes
 from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
+from bundle.skull_implant.options import Options
 from bundle.skull_implant.reading import read_case
 from bundle.skull_implant.rim_fit import RimFit
 from bundle.skull_implant.skull_mask import clean_binary_mask, skull_mask_from_hu
@@ -33,7 +35,46 @@ def timed(data: CaseData, stage: str) -> Iterator[None]:
     data.setdefault("seconds", {})[stage] = round(time.perf_counter() - started, 2)
 
 
-class ReadCased(Transform):
+class CaseTransform(Transform):
+    """A step on the way of a case, which changes the case's dictionary in place.
+
+    Bad input is kept in `error`, with an empty `image`, and later steps pass such a case by. Who runs the steps says
+    what becomes of it: the commands raise it, and MONAI Label's server, which would answer an exception with HTTP 500
+    and no reason, sends it back as an answer.
+    """
+
+    def __call__(self, data: CaseData) -> CaseData:
+        """A new dictionary with what the step added, or with `error`."""
+        data = dict(data)
+        if "error" not in data:
+            try:
+                self.step(data)
+            except InputError as error:
+                data |= {"error": error, "image": torch.empty(0)}
+        return data
+
+    def step(self, data: CaseData) -> None:
+        """Do the work; may raise InputError."""
+        raise NotImplementedError
+
+
+class CheckOptionsd(CaseTransform):
+    """Let a case with wrong options come to nothing before any work.
+
+    Args:
+        options: as they were read.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def step(self, data: CaseData) -> None:
+        """Raises InputError, the options' own."""
+        if self.options.problem is not None:
+            raise self.options.problem
+
+
+class ReadCased(CaseTransform):
     """Read `image`, a path, into `case`.
 
     Args:
@@ -43,16 +84,14 @@ class ReadCased(Transform):
     def __init__(self, rules: FitnessRules | None = None) -> None:
         self.rules = rules or FitnessRules()
 
-    def __call__(self, data: CaseData) -> CaseData:
+    def step(self, data: CaseData) -> None:
         """Raises InputError for anything that is not a head CT or a skull mask, CaseRefused if it is unfit."""
-        data = dict(data)
         with timed(data, "read"):
             data["case"] = read_case(data["image"])
             check_scan(data["case"], self.rules)
-        return data
 
 
-class SkullMaskd(Transform):
+class SkullMaskd(CaseTransform):
     """Add `skull`, the patient's bone as a bool Volume on the scan's grid.
 
     Args:
@@ -62,7 +101,7 @@ class SkullMaskd(Transform):
     def __init__(self, threshold_hu: float = 300.0) -> None:
         self.threshold_hu = float(threshold_hu)
 
-    def __call__(self, data: CaseData) -> CaseData:
+    def step(self, data: CaseData) -> None:
         """Raises CaseRefused where there is no skull."""
         case = data["case"]
         with timed(data, "skull mask"):
@@ -71,10 +110,9 @@ class SkullMaskd(Transform):
             else:
                 skull = skull_mask_from_hu(case.volume, case=case.name, threshold_hu=self.threshold_hu)
             data["skull"] = Volume(skull.voxels > 0, skull.grid)
-        return data
 
 
-class CanonicalFramed(Transform):
+class CanonicalFramed(CaseTransform):
     """Add `frame`, and replace `image` by the share of bone in the canonical box, (1, X, Y, Z) float32.
 
     Args:
@@ -85,16 +123,15 @@ class CanonicalFramed(Transform):
         self.box = network.box
         self.template = network.template
 
-    def __call__(self, data: CaseData) -> CaseData:
+    def step(self, data: CaseData) -> None:
         """Raises CaseRefused where there is no vault."""
         skull: Volume = data["skull"]
         with timed(data, "align"):
             data["frame"] = estimate_frame(skull.voxels, skull.grid, self.template, case=data["case"].name)
             data["image"] = torch.from_numpy(to_canonical(skull, data["frame"], self.box)[None])
-        return data
 
 
-class CheckVaultd(Transform):
+class CheckVaultd(CaseTransform):
     """Add `remarks`, what a report should say of the scan. Comes after the frame, which tells a vault from a chest.
 
     Args:
@@ -104,14 +141,13 @@ class CheckVaultd(Transform):
     def __init__(self, rules: FitnessRules | None = None) -> None:
         self.rules = rules or FitnessRules()
 
-    def __call__(self, data: CaseData) -> CaseData:
+    def step(self, data: CaseData) -> None:
         """Raises CaseRefused where the field of view cuts the vault off."""
         with timed(data, "check"):
             data["remarks"] = check_vault(data["case"], data["skull"], self.rules)
-        return data
 
 
-class Implantd(Transform):
+class Implantd(CaseTransform):
     """Add `implant` and `completed`, bool Volumes on the scan's grid, from `pred`; and `decoded` if it is to be kept.
 
     Also adds what the report says of the model and the hole: `defect_class`, `agreement` and `below_vault_ml`.
@@ -136,8 +172,9 @@ class Implantd(Transform):
         self.rim_fit = RimFit() if rim_fit else None
         self.rules = rules or ImplantRules()
 
-    def __call__(self, data: CaseData) -> CaseData:
-        """`pred` (1, X, Y, Z) is the probability of skull in the canonical box."""
+    def step(self, data: CaseData) -> None:
+        """`pred` holds the inferer's outputs of this case, of which its own `pred` (1, X, Y, Z) takes the place."""
+        data.update(data["pred"])
         probability = np.asarray(data["pred"].cpu(), dtype=np.float32)[0]
         bone = np.asarray(data["image"].cpu())[0]
         skull, frame = data["skull"], data["frame"]
@@ -156,7 +193,6 @@ class Implantd(Transform):
             if self.keep_decoded:
                 decoded = to_native(probability, frame, self.box, skull.grid) > self.rules.level
                 data["decoded"] = Volume(decoded, skull.grid)
-        return data
 
 
 def bone_agreement(probability: np.ndarray, bone: np.ndarray, box: CanonicalBox, reach_mm: float = 4.0) -> float:
