@@ -35,6 +35,10 @@ class RimFit:
         stiffness: weight of the field's curvature against its distance from a measurement.
         tension: weight of its slope; keeps it from overshooting in large holes.
         fine_mm: axes with larger voxels are doubled for the corrected grid.
+        bridge_share: of a hole's rays that must meet decoded bone, so that the others are bridged: a decoder that
+            doubts leaves openings where its probability falls below one half.
+        bridge_deg: polar angle down to which openings are bridged; below are the orbits and the ears.
+        doubt_deg: decoded bone nearer to an opening is doubtful too.
     """
 
     step_deg: float = 3.0
@@ -47,6 +51,9 @@ class RimFit:
     stiffness: float = 2.0
     tension: float = 0.2
     fine_mm: float = 1.5
+    bridge_share: float = 0.3
+    bridge_deg: float = 95.0
+    doubt_deg: float = 6.0
 
     def refine(
         self, probability: np.ndarray, skull: Volume, frame: CanonicalFrame, box: CanonicalBox, template: VaultTemplate
@@ -100,7 +107,12 @@ class RimFit:
         points = center + directions[:, None] * length[..., None]
         shape = rays.radii_mm.shape
         decoded = [table.reshape(shape) for table in _tables(sample_box(probability, box, points), height)]
-        real = [table.reshape(shape) for table in _tables(sample_box(bone_share, fine, points), height)]
+        bone = sample_box(bone_share, fine, points)
+        real = [table.reshape(shape) for table in _tables(bone, height)]
+        bare = ~(bone > 0.4).any(1).reshape(shape) & (
+            directions[:, 2].reshape(shape) > np.cos(np.deg2rad(self.bridge_deg))
+        )
+        bridged, decoded = self._bridged(bare, decoded)
         tables = [*map(_filled_in, decoded), *self._errors(decoded, real)]
 
         points = fine.coordinates().numpy().reshape(3, -1).T.astype(np.float64) - center
@@ -119,6 +131,10 @@ class RimFit:
         shift = fade * (inner_error + (outer_error - inner_error) * share)
         result = sample_box(probability, box, points + center)
         result[near] = sample_box(probability, box, points[near] - direction * shift[:, None] + center)
+        if bridged.any():
+            over = ndimage.map_coordinates(bridged.astype(np.float32), index[:, near], order=1, mode="nearest") > 0.5
+            depth = np.minimum(outer + outer_error - above, above - inner - inner_error)  # mm inside the plate
+            result[near] = np.maximum(result[near], over * np.clip(0.5 + depth, 0.0, 1.0))
         return result.reshape(fine.spatial_size)
 
     def _errors(self, decoded: Sequence[np.ndarray], real: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -127,13 +143,36 @@ class RimFit:
         bone = np.all([np.abs(error) <= self.match_mm for error in errors], axis=0)  # NaN compares as False
         cells = max(1, round(self.rim_deg / self.step_deg))
         measured = ndimage.binary_erosion(bone, ndimage.generate_binary_structure(2, 2), iterations=cells)
+        return self._smooth(errors, measured)
+
+    def _bridged(self, bare: np.ndarray, decoded: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Rays of a hole (N, N) that the decoder left open, and tables (N, N) that run on smoothly over them.
+
+        Args:
+            bare: (N, N), rays that meet no bone of the patient.
+            decoded: outer and inner table.
+        """
+        solid = ~np.isnan(decoded[0])
+        holes, count = ndimage.label(bare)
+        filled = ndimage.mean(solid, holes, range(1, count + 1)) if count else []
+        open_rays = np.isin(holes, 1 + np.flatnonzero(np.asarray(filled) >= self.bridge_share)) & ~solid
+        if not open_rays.any():
+            return open_rays, decoded
+        cells = round(self.doubt_deg / self.step_deg)
+        doubtful = ndimage.binary_dilation(open_rays, ndimage.generate_binary_structure(2, 2), iterations=cells) & bare
+        trusted = solid & ~doubtful
+        smooth = self._smooth(decoded, trusted)
+        return doubtful, [np.where(doubtful, over, table) for over, table in zip(smooth, decoded, strict=True)]
+
+    def _smooth(self, tables: Sequence[np.ndarray], measured: np.ndarray) -> list[np.ndarray]:
+        """Tables (N, N) where they are measured, carried on smoothly where they are not."""
         count = measured.shape[0]
         difference = sparse.diags([-1.0, 1.0], [0, 1], shape=(count - 1, count))
         slope = sparse.kronsum(difference.T @ difference, difference.T @ difference)
         # The least squares of distance from the measurements, slope and curvature; the last term is for none measured.
         system = sparse.diags(measured.ravel() + 1e-6) + self.tension * slope + self.stiffness * slope @ slope
         solve = linalg.factorized(sparse.csc_matrix(system))
-        return [solve(np.where(measured, error, 0.0).ravel()).reshape(measured.shape) for error in errors]
+        return [solve(np.where(measured, table, 0.0).ravel()).reshape(measured.shape) for table in tables]
 
 
 def vault_radius(directions: np.ndarray, frame: CanonicalFrame, template: VaultTemplate) -> np.ndarray:
