@@ -93,3 +93,35 @@ def test_bone_that_lies_far_from_the_decoded_vault_is_no_measurement(bone: tuple
     with_strap = _refined(decoded, np.maximum(bone[0], strap))
 
     assert _in_hole(with_strap, bone[1]) >= _in_hole(untouched, bone[1]) - 0.02
+
+
+def _with_opening(center: tuple[float, float, float], radius_mm: float) -> np.ndarray:
+    """A decoded vault that has an opening where the decoder doubts, on the coarse grid."""
+    return np.where(ball(COARSE.coordinates().numpy(), center, radius_mm), 0.0, _share(HEAD, COARSE)).astype(np.float32)
+
+
+def test_an_opening_that_the_decoder_leaves_in_a_hole_is_bridged(bone: tuple[np.ndarray, np.ndarray]) -> None:
+    share, hole = bone
+    decoded = _with_opening(HOLE, 16.0)
+
+    open_still = _in_hole(_refined(decoded, share, RimFit(bridge_share=1.01)), hole)
+    bridged = _in_hole(_refined(decoded, share), hole)
+
+    assert open_still < 0.85
+    assert bridged > 0.93
+
+
+def test_a_hole_of_which_hardly_anything_is_decoded_is_not_bridged(bone: tuple[np.ndarray, np.ndarray]) -> None:
+    share, hole = bone
+    decoded = _with_opening(HOLE, 30.0)
+
+    assert _in_hole(_refined(decoded, share), hole) < 0.5
+
+
+def test_nothing_is_bridged_where_there_is_bone() -> None:
+    share = _share(HEAD, FINE)
+    decoded = _with_opening(HOLE, 16.0)
+
+    without, refined = _refined(decoded, share, RimFit(bridge_share=1.01)), _refined(decoded, share)
+
+    np.testing.assert_array_equal(refined, without)
