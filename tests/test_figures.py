@@ -106,3 +106,11 @@ def test_curves_hold_both_stages_and_name_their_units(tmp_path: Path, drawn: lis
 def test_a_run_without_curves_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"stage1.csv: a run must have its curve, no such file"):
         figures.plot_curves([tmp_path], tmp_path / "curves.png")
+
+
+def test_the_curve_of_finetuning_is_that_of_stage_2_alone(tmp_path: Path) -> None:
+    (tmp_path / "stage2.csv").write_text("epoch,dice,kld,seconds,held_out_dsc\n1,8.5,,20,0.7\n2,8.0,,20,0.75\n")
+
+    figures.plot_curves([tmp_path], tmp_path / "curves.png")
+
+    assert (tmp_path / "curves.png").is_file()

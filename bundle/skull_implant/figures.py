@@ -44,13 +44,17 @@ def plot_curves(runs: Sequence[str | Path], path: Path) -> None:
         path: target, `.png`.
 
     Raises:
-        InputError: a run has no `stage1.csv`.
+        InputError: a run has neither `stage1.csv` nor `stage2.csv`, which finetuning has alone.
     """
     figure = blank_figure(15, 4.4)
     axes = figure.subplots(1, 3)
     for color, run in enumerate(runs):
+        if not any((Path(run) / f"stage{stage}.csv").is_file() for stage in (1, 2)):
+            raise InputError(
+                f"{run}/stage1.csv: a run must have its curve, no such file; give the output_dir of a training"
+            )
         for stage, style in (("stage1", "--"), ("stage2", "-")):
-            rows = _rows(Path(run) / f"{stage}.csv", required=stage == "stage1")
+            rows = _rows(Path(run) / f"{stage}.csv")
             for axis, field in zip(axes, ("dice", "kld", "held_out_dsc"), strict=True):
                 points = [(int(row["epoch"]), float(row[field])) for row in rows if row[field]]
                 if points:
@@ -61,7 +65,8 @@ def plot_curves(runs: Sequence[str | Path], path: Path) -> None:
     for axis, title, unit in zip(axes, titles, units, strict=True):
         axis.set(title=title, xlabel="epoch of the stage", ylabel=unit)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        if axis.lines:
+            axis.legend(fontsize=8)
     axes[1].set_yscale("log")
     save_figure(figure, path)
 
@@ -155,10 +160,8 @@ def _boxes(axis: Axes, groups: Sequence[Sequence[float]], vertical: bool = False
         axis.set_ylim(len(groups) - 0.4, -0.6)  # the first on top
 
 
-def _rows(path: Path, required: bool) -> list[dict[str, str]]:
+def _rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
-        if required:
-            raise InputError(f"{path}: a run must have its curve, no such file; give the output_dir of a training")
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
