@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from bundle.skull_implant.canonical_frame import estimate_frame
 from bundle.skull_implant.completion import complete
@@ -69,8 +70,10 @@ def test_the_shipped_model_fills_holes_cut_into_a_real_head(
 
     implant, report = completed(tmp_path / "head.nii.gz", shipped_model, tmp_path / "out")
 
-    score = dice(implant, truth)
-    print(f"{site}: implant DSC {score:.3f}")
+    # The head has a defect of its own in its frontal bone, which gets a piece as well.
+    pieces, count = ndimage.label(implant)
+    score = max(dice(pieces == number, truth) for number in range(1, count + 1))
+    print(f"{site}: implant DSC {score:.3f}; {report['reasons']}")
     assert report["input"]["is_mask"] is True
-    assert report["status"] == "ok"
+    assert [reason.split(",")[0] for reason in report["reasons"]] == ["2 holes found"]
     assert score >= 0.8
