@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ class PreparedSkull:
         name: of the case.
         complete: (X, Y, Z) uint8, share of bone times 255.
         implant: the same for the piece of an official defect, or None; in the part "defective" a model's guess.
+        scales: (3,), of its canonical frame.
     """
 
     name: str
     complete: np.ndarray
     implant: np.ndarray | None
+    scales: np.ndarray
 
 
 def write_skull(
@@ -119,7 +122,12 @@ class DatasetFolder:
             raise InputError(
                 f"{self.folder.name}: {part} must list at least one skull, got none; prepare with --validation_share"
             )
-        return [self._read_one(entry, spatial_size) for entry in self.lists[part]]
+        return list(self.skulls(part, spatial_size))
+
+    def skulls(self, part: str, spatial_size: tuple[int, int, int]) -> Iterator[PreparedSkull]:
+        """As :meth:`read`, one after the other."""
+        for entry in self.lists[part]:
+            yield self._read_one(entry, spatial_size)
 
     def _read_one(self, entry: dict[str, str], spatial_size: tuple[int, int, int]) -> PreparedSkull:
         path = self.folder / entry["image"]
@@ -134,7 +142,8 @@ class DatasetFolder:
                 for key in ("complete", "implant")
                 if key in arrays
             }
+            scales = np.asarray(arrays["scales"], dtype=float)
         resized = {
             key: np.rint(255 * resize(value, self.box, spatial_size)).astype(np.uint8) for key, value in volumes.items()
         }
-        return PreparedSkull(entry["name"], resized["complete"], resized.get("implant"))
+        return PreparedSkull(entry["name"], resized["complete"], resized.get("implant"), scales)

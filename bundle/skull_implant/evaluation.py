@@ -29,6 +29,7 @@ from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
 from bundle.skull_implant.preparing import Source, find_sources
 from bundle.skull_implant.rim_fit import RimFit
 from bundle.skull_implant.score_table import Score, SkullScore, implant_table, refused_score, skull_table, write_csv
+from bundle.skull_implant.table_model import TableModel
 from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Volume
 
@@ -195,7 +196,8 @@ class _Scorer:
             started = time.perf_counter()
             box = self.networks[method][0].box if method in self.networks else self.box
             if method in self.fitted_to_rim and kind == "cranial":
-                probability, bone, box = RimFit().refine(probability, skull, frame, box, self.template)
+                tables = TableModel.of(self.networks[method][0])
+                probability, bone, box = RimFit(tables).refine(probability, skull, frame, box, self.template)
             implant = design_implant(
                 probability, bone, skull, frame, box, self.template, cranial=kind == "cranial"
             ).voxels

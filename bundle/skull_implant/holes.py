@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox
-from bundle.skull_implant.rim_fit import sample_box, vault_radius
+from bundle.skull_implant.vault_rays import VaultRays
 from bundle.skull_implant.vault_template import VaultTemplate
 
 
@@ -117,16 +117,16 @@ def further_holes(
     candidates = [core for core in cores[1:] if core.sum() >= minimum]
     if not candidates:
         return []
-    half = int(rules.lowest_deg // rules.step_deg) + 1
-    rays = VaultTemplate(np.ones((2 * half + 1, 2 * half + 1)), rules.step_deg)
-    bone, seen = _bone_on_rays(rays, bone_share, frame, box, template, rules)
+    rays = VaultRays(rules.step_deg, rules.lowest_deg, *rules.shell_mm, step_mm=1.0)
+    bone = np.any(rays.sample(bone_share, box, frame.scales, template) >= 0.4, axis=1).reshape(rays.shape)
+    seen = np.asarray(rays.polar_deg <= rules.lowest_deg)
     opening, _ = ndimage.label(~bone & seen)
     endless = _openings_below(opening, seen & ~ndimage.binary_erosion(seen))
     cell_mm = np.deg2rad(rules.step_deg) * template.vertex_mm
-    taken = _openings_below(opening, _footprint(cores[0], rays, frame, box, template))
+    taken = _openings_below(opening, _footprint(cores[0], rays.plane, frame, box, template))
     found = []
     for core in candidates:
-        footprint = _footprint(core, rays, frame, box, template) & seen
+        footprint = _footprint(core, rays.plane, frame, box, template) & seen
         away_mm = ndimage.distance_transform_edt(~footprint) * cell_mm
         rim = (away_mm > rules.rim_mm[0]) & (away_mm <= rules.rim_mm[1])
         openings = _openings_below(opening, footprint)
@@ -136,25 +136,6 @@ def further_holes(
             found.append(core)
             taken |= openings
     return found
-
-
-def _bone_on_rays(
-    rays: VaultTemplate,
-    bone_share: np.ndarray,
-    frame: CanonicalFrame,
-    box: CanonicalBox,
-    template: VaultTemplate,
-    rules: HoleRules,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each ray meets bone in the vault's shell, and whether it is cast at all, (N, N) bool each."""
-    directions = rays.directions()
-    center = np.array([0.0, 0.0, -template.vertex_mm * frame.scales[2]])
-    radius = vault_radius(directions.reshape(-1, 3), frame, template).reshape(directions.shape[:2])
-    height = np.arange(-rules.shell_mm[0], rules.shell_mm[1] + 0.5, 1.0)
-    points = center + directions[:, :, None] * (radius[..., None] + height)[..., None]  # (N, N, H, 3)
-    seen = directions[..., 2] >= np.cos(np.deg2rad(rules.lowest_deg))
-    bone = sample_box(bone_share, box, points) >= 0.4
-    return np.asarray(bone.any(axis=-1)), seen
 
 
 def _footprint(

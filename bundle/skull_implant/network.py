@@ -23,6 +23,7 @@ from bundle.skull_implant.vault_template import VaultTemplate
 
 DEFECT_CLASSES = ("cranial", "facial")
 LATENT_CLASSES = ("complete", *DEFECT_CLASSES)
+TABLE_MAP = (83, 83)  # rays of 3 degrees down to 120 degrees from the vertex
 
 
 class Encoder(nn.Module):
@@ -125,6 +126,7 @@ class SkullCompleter(nn.Module):
         template_size: entries along one side of the mean vault's map.
         prelu: the paper's activation; else a leaky ReLU.
         refined_levels: coarsest levels of the decoder that have a second convolution.
+        table_modes: principal components in the shape model of the vault's tables.
     """
 
     __jit_unused_properties__ = ("template", "box")  # no tensors; TorchScript would compile them
@@ -140,6 +142,8 @@ class SkullCompleter(nn.Module):
         dev_slope: torch.Tensor
         class_weight: torch.Tensor
         class_bias: torch.Tensor
+        table_mean: torch.Tensor
+        table_modes: torch.Tensor
         template_mm: torch.Tensor
         template_step_deg: torch.Tensor
         usual_rotation: torch.Tensor
@@ -155,6 +159,7 @@ class SkullCompleter(nn.Module):
         template_size: int = 69,
         prelu: bool = True,
         refined_levels: int = 0,
+        table_modes: int = 0,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(spatial_size, channels, strides, latent_size, prelu)
@@ -175,6 +180,9 @@ class SkullCompleter(nn.Module):
         self.register_buffer("dev_slope", torch.zeros(len(DEFECT_CLASSES), latent_size, latent_size))
         self.register_buffer("class_weight", torch.zeros(len(LATENT_CLASSES), latent_size))
         self.register_buffer("class_bias", torch.zeros(len(LATENT_CLASSES)))
+        # Of table_model.TableModel, on rays of 3 degrees.
+        self.register_buffer("table_mean", torch.zeros(2, *TABLE_MAP))
+        self.register_buffer("table_modes", torch.zeros(table_modes, 2, *TABLE_MAP))
         self.register_buffer("template_mm", torch.zeros(template_size, template_size, dtype=torch.float64))
         self.register_buffer("template_step_deg", torch.tensor(4.0, dtype=torch.float64))
         self.register_buffer("usual_rotation", torch.eye(3, dtype=torch.float64))
@@ -203,7 +211,9 @@ class SkullCompleter(nn.Module):
                 state["template_mm"].shape[0],
                 bool(state["prelu"]),
                 int(state["refined_levels"]),
+                len(state.setdefault("table_modes", torch.zeros(0, 2, *TABLE_MAP))),
             )
+            state.setdefault("table_mean", network.table_mean)
             network.load_state_dict(state)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(

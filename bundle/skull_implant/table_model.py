@@ -1,0 +1,148 @@
+"""A shape model of the vault's two tables: what the bone that is left says of the bone that is missing.
+
+The decoder knows skulls in few numbers and coarse voxels. Along rays (:class:`VaultRays`) a vault is two smooth maps,
+whose principal components a few hundred skulls give; the most probable maps of a patient follow in closed form.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from bundle.skull_implant.dataset_folder import DatasetFolder, PreparedSkull
+from bundle.skull_implant.network import SkullCompleter
+from bundle.skull_implant.vault_rays import VaultRays
+
+logger = logging.getLogger(__name__)
+
+PLATE_MM = (1.0, 20.0)  # a plate of another thickness is a suture, an air cell or another bone
+
+
+@dataclass(frozen=True)
+class TableModel:
+    """Mean and principal components of the tables' heights above the fitted vault.
+
+    Args:
+        mean: (2, N, N) mm, outer and inner table.
+        modes: (K, 2, N, N) mm, each of one standard deviation.
+        step_deg: between neighboring entries.
+        noise_mm: what a table deviates by from all modes; large, because neighboring rays deviate together.
+    """
+
+    mean: np.ndarray
+    modes: np.ndarray
+    step_deg: float = 3.0
+    noise_mm: float = 4.0
+
+    @classmethod
+    def of(cls, network: SkullCompleter) -> TableModel | None:
+        """The shape model in a completer; None where it has none."""
+        if not len(network.table_modes):
+            return None
+        return cls(network.table_mean.cpu().numpy(), network.table_modes.float().cpu().numpy())
+
+    def complete(self, tables: np.ndarray, rays: VaultRays) -> np.ndarray:
+        """The most probable tables (2, M, M) of a vault given those that are measured.
+
+        Args:
+            tables: (2, M, M) mm, NaN where nothing is measured.
+            rays: of the M x M entries, at least as dense as the model's.
+        """
+        half, own_half = rays.shape[0] // 2, self.mean.shape[1] // 2
+        ratio = self.step_deg / rays.step_deg
+        nearest = np.clip(np.rint((np.arange(2 * own_half + 1) - own_half) * ratio + half).astype(int), 0, 2 * half)
+        measured = tables[:, nearest][:, :, nearest]
+        known = np.isfinite(measured)
+        modes = self.modes[:, known]
+        precision = modes @ modes.T / self.noise_mm**2 + np.eye(len(modes))
+        weights = np.linalg.solve(precision, modes @ (measured[known] - self.mean[known]) / self.noise_mm**2)
+        maps = self.mean + np.tensordot(weights, self.modes, axes=1)
+        index = (np.mgrid[-half : half + 1, -half : half + 1] / ratio) + own_half
+        return np.stack([ndimage.map_coordinates(table, index, order=1, mode="nearest") for table in maps])
+
+
+def fit_table_model(network: SkullCompleter, dataset_dir: str, defective: bool = True, modes: int = 30) -> None:
+    """Set the shape model of a completer from training skulls and their mirror images.
+
+    Args:
+        network: changed in place.
+        dataset_dir: what `scripts.prepare` wrote.
+        defective: also the skulls with a hole of their own, of which nothing near the hole counts.
+        modes: principal components.
+    """
+    folder = DatasetFolder(dataset_dir)
+    rays = VaultRays(TableModel.step_deg)
+    parts = ["training", "defective"] if defective else ["training"]
+    maps = np.stack(
+        [
+            measured_tables(skull, folder, rays, guessed=part == "defective")
+            for part in parts
+            for skull in folder.skulls(part, folder.box.spatial_size)
+        ]
+    )
+    mean, components = principal_tables(np.concatenate([maps, maps[:, :, ::-1]]), modes)
+    network.table_mean = torch.from_numpy(mean).to(network.table_mean)
+    network.table_modes = torch.from_numpy(components).to(network.table_modes)
+    logger.info("shape model of the vault's tables: %d components of %d skulls", len(components), len(maps))
+
+
+def measured_tables(skull: PreparedSkull, folder: DatasetFolder, rays: VaultRays, guessed: bool = False) -> np.ndarray:
+    """Tables (2, N, N) of a prepared skull; NaN where there is no plate, and in and around a guessed implant.
+
+    Args:
+        skull: at the folder's own grid.
+        folder: gives box and mean vault.
+        rays: to measure along.
+        guessed: the official implant is a guess.
+    """
+    share = skull.complete.astype(np.float32) / 255
+    smooth = ndimage.gaussian_filter(share, 0.5 / folder.box.spacing_mm)  # voxels of 0 and 1 would show as steps
+    tables = rays.tables(rays.sample(smooth, folder.box, skull.scales, folder.template))
+    thickness = tables[0] - tables[1]
+    wrong = ~((thickness > PLATE_MM[0]) & (thickness < PLATE_MM[1])) | (rays.polar_deg > rays.lowest_deg)
+    if guessed and skull.implant is not None:
+        filled = rays.sample(skull.implant.astype(np.float32) / 255, folder.box, skull.scales, folder.template)
+        wrong |= ndimage.binary_dilation((filled > 0.3).any(1).reshape(rays.shape))
+    return np.where(wrong, np.nan, tables)
+
+
+def principal_tables(maps: np.ndarray, modes: int, rounds: int = 15) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (2, N, N) and components (K, 2, N, N) of maps (B, 2, N, N) with gaps, by iterated singular values.
+
+    Gaps are filled from the components of the round before, beginning with the mean. Entries that no map has get the
+    nearest entry's mean and no deviation.
+
+    Args:
+        maps: NaN in gaps.
+        modes: at most so many components.
+        rounds: of filling.
+    """
+    known = np.isfinite(maps)
+    count = known.sum(0)
+    mean = np.where(known, maps, 0.0).sum(0) / np.maximum(count, 1)
+    for table, seen in zip(mean, count > 0, strict=True):
+        if seen.any() and not seen.all():
+            nearest = ndimage.distance_transform_edt(~seen, return_distances=False, return_indices=True)
+            table[:] = table[tuple(nearest)]
+    shape = maps.shape[1:]
+    deviation = np.where(known, maps - mean, 0.0).reshape(len(maps), -1)
+    gaps = ~known.reshape(len(maps), -1)
+    kept = min(modes, len(maps) - 1)
+    for _ in range(rounds):
+        left, size, right = np.linalg.svd(deviation, full_matrices=False)
+        deviation[gaps] = ((left[:, :kept] * size[:kept]) @ right[:kept])[gaps]
+    components = right[:kept] * size[:kept, None] / np.sqrt(len(maps))
+    return mean.astype(np.float32), components.reshape(kept, *shape).astype(np.float32)
+
+
+def nearest_filled(table: np.ndarray) -> np.ndarray:
+    """NaN replaced by the nearest value; 0 where there is none."""
+    missing = np.isnan(table)
+    if missing.all():
+        return np.zeros_like(table)
+    nearest = ndimage.distance_transform_edt(missing, return_distances=False, return_indices=True)
+    return np.asarray(table[tuple(nearest)])
