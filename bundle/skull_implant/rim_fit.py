@@ -46,7 +46,7 @@ class RimFit:
     match_mm: float = 5.0
     rim_deg: float = 1.5
     stiffness: float = 2.0
-    tension: float = 0.2
+    tension: float = 0.05
     robust_mm: float = 0.6
     fine_mm: float = 1.5
     bridge_share: float = 0.3
