@@ -113,8 +113,8 @@ def measured_tables(skull: PreparedSkull, folder: DatasetFolder, rays: VaultRays
 def principal_tables(maps: np.ndarray, modes: int, rounds: int = 15) -> tuple[np.ndarray, np.ndarray]:
     """Mean (2, N, N) and components (K, 2, N, N) of maps (B, 2, N, N) with gaps, by iterated singular values.
 
-    Gaps are filled from the components of the round before, beginning with the mean. Entries that no map has get the
-    nearest entry's mean and no deviation.
+    Gaps are filled from mean and components of the round before, beginning with the mean of what is known. Entries that
+    no map has get the nearest entry's mean and no deviation.
 
     Args:
         maps: NaN in gaps.
@@ -128,15 +128,16 @@ def principal_tables(maps: np.ndarray, modes: int, rounds: int = 15) -> tuple[np
         if seen.any() and not seen.all():
             nearest = ndimage.distance_transform_edt(~seen, return_distances=False, return_indices=True)
             table[:] = table[tuple(nearest)]
-    shape = maps.shape[1:]
-    deviation = np.where(known, maps - mean, 0.0).reshape(len(maps), -1)
-    gaps = ~known.reshape(len(maps), -1)
+    gaps = ~known
+    filled = np.where(known, maps, mean)
     kept = min(modes, len(maps) - 1)
     for _ in range(rounds):
-        left, size, right = np.linalg.svd(deviation, full_matrices=False)
-        deviation[gaps] = ((left[:, :kept] * size[:kept]) @ right[:kept])[gaps]
+        mean = filled.mean(0)
+        left, size, right = np.linalg.svd((filled - mean).reshape(len(maps), -1), full_matrices=False)
+        reconstructed = mean + ((left[:, :kept] * size[:kept]) @ right[:kept]).reshape(filled.shape)
+        filled[gaps] = reconstructed[gaps]
     components = right[:kept] * size[:kept, None] / np.sqrt(len(maps))
-    return mean.astype(np.float32), components.reshape(kept, *shape).astype(np.float32)
+    return mean.astype(np.float32), components.reshape(kept, *maps.shape[1:]).astype(np.float32)
 
 
 def nearest_filled(table: np.ndarray) -> np.ndarray:
