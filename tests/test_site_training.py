@@ -163,6 +163,8 @@ def test_the_decoder_alone_learns_from_submitted_labels_and_a_record_says_how_it
     (tmp_path / "broken.nrrd").write_text("no label")
     broken = {"image": "", "label": str(tmp_path / "broken.nrrd")}
     before = SkullCompleter.from_file(root / "models" / "model.pt").state_dict()
+    (root / "submitted").mkdir()  # of a training that was killed
+    (root / "submitted" / "dataset.json").write_text("{}")
 
     SiteTraining(root, "cpu", [*labels[:2], broken], labels[2:], 2, stored_size=(32, 32, 32)).run()
 
@@ -178,7 +180,7 @@ def test_the_decoder_alone_learns_from_submitted_labels_and_a_record_says_how_it
     after = SkullCompleter.from_file(root / "models" / "model.pt").state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == ({"decoder"} if entry["replaced"] else set())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.nrrd", "1.nrrd", "2.nrrd", "broken.nrrd", "bundle"]
+    assert sorted(path.name for path in root.iterdir()) == ["configs", "models"]
 
 
 def test_without_a_usable_label_for_validation_nothing_is_trained(root: Path, tmp_path: Path) -> None:
@@ -204,6 +206,12 @@ def test_in_monai_labels_process_the_log_ends_with_the_reason(
 
     assert stop.value.code == 1
     assert caplog.messages[-1].startswith("not trained: training needs at least two submitted labels")
+
+
+@pytest.mark.parametrize("epochs", ["many", 0, "1.5", -1])
+def test_a_wrong_number_of_epochs_is_refused_before_any_work(epochs: object, root: Path) -> None:
+    with pytest.raises(InputError, match=rf"^max_epochs must be a whole number of 1 or more, got {epochs!r}"):
+        SiteTraining(root, "cpu", entries(3), [], epochs).run()
 
 
 def test_run_on_the_command_line_is_the_whole_training(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 APP = "monaibundle"
 # What breaks the server at its start or, later, in silence, if it is of another version; the others only have pins.
 DECISIVE = ("monailabel", "monai", "torch", "torchvision", "numpy", "pydicom", "pynetdicom", "dicomweb-client")
-REMEDY = "run `make label`, which makes an environment of its own"
+REMEDY = "remove .venv-label, where there is one, and run `make label`, which makes it"
 
 
 def check_environment(requirements: Path, installed: Mapping[str, str] | None = None) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
-import tempfile
 import time
 from collections.abc import KeysView, Mapping, Sequence
 from functools import partial
@@ -57,7 +57,7 @@ class SiteTraining:
         device: where to compute.
         training: MONAI Label's entries, each with `label`, the path of a label map.
         validation: the same; empty takes some of `training`.
-        max_epochs: of the decoder.
+        max_epochs: of the decoder; a number or its text.
         stored_size: voxels of the grid on which a submitted skull is kept and searched for holes.
     """
 
@@ -67,22 +67,22 @@ class SiteTraining:
         device: torch.device | str,
         training: Sequence[Mapping[str, str]],
         validation: Sequence[Mapping[str, str]],
-        max_epochs: int,
+        max_epochs: Any,
         stored_size: Sequence[int] = (256, 256, 128),
     ) -> None:
         self.root = Path(bundle_root)
         self.device = torch.device(device)
         self.training = training
         self.validation = validation
-        self.max_epochs = int(max_epochs)
+        self.max_epochs = max_epochs
         self.box = CanonicalBox((stored_size[0], stored_size[1], stored_size[2]))
 
     def run(self) -> None:
         """Learn from the submitted labels; where none arrived and the command line asked, run `training`.
 
         Raises:
-            InputError: too few labels, or too few complete skulls among them; in a process that MONAI Label started for
-                the training one line in the log instead, and the end of the process with status 1.
+            InputError: a wrong number of epochs, too few labels, or too few complete skulls among them. In a process
+                that MONAI Label started for the training there is one line in the log instead, and status 1.
         """
         flags = flags_of_run()
         if flags is not None and not (self.training or self.validation):
@@ -97,14 +97,20 @@ class SiteTraining:
             sys.exit(1)
 
     def _learn(self) -> None:
+        if not str(self.max_epochs).isdecimal() or not int(self.max_epochs):
+            raise InputError(f"max_epochs must be a whole number of 1 or more, got {self.max_epochs!r}")
         skulls, held_out = submitted_skulls(self.training, self.validation)
         models = self.root / "models"
         record = read_record(models)
-        with tempfile.TemporaryDirectory() as folder:  # skulls are patient data
-            used = self._prepare(skulls, held_out, Path(folder))
-            verdict = self._train(Path(folder))
+        folder = self.root / "submitted"  # patient data; a training that was killed has left it
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            used = self._prepare(skulls, held_out, folder)
+            verdict = self._train(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
         time_now = time.strftime("%Y-%m-%dT%H:%M:%S")
-        entry = {"time": time_now, "epochs": self.max_epochs, "submitted": len(skulls), **used, **verdict}
+        entry = {"time": time_now, "epochs": int(self.max_epochs), "submitted": len(skulls), **used, **verdict}
         write_record(models, {**record, "trainings": [*record["trainings"], entry]})
 
     def _prepare(self, skulls: Sequence[SubmittedSkull], held_out: Sequence[str], folder: Path) -> dict[str, int]:
@@ -131,7 +137,7 @@ class SiteTraining:
             dataset_dir=str(folder),
             output_dir=str(folder),
             start_model=str(self.root / "models" / WEIGHTS),
-            stage2_epochs=self.max_epochs,
+            stage2_epochs=int(self.max_epochs),
         )
         workflow.initialize()
         return dict(workflow.run()[-1])
