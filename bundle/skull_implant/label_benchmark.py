@@ -31,12 +31,14 @@ class Measured:
 
     Args:
         name: what was done.
-        seconds: of each time.
+        seconds: of each time, by the clock.
+        cpu_seconds: of each time, of the process alone, whatever else the machine does.
         memory_gb: peak resident memory of the process.
     """
 
     name: str
     seconds: Sequence[float]
+    cpu_seconds: Sequence[float]
     memory_gb: float
 
 
@@ -77,35 +79,40 @@ def _server(scan: Path, studies: Path, folder: Path, runs: int, root: Path, star
     words = server_command(app, str(studies), "127.0.0.1", port)
     client = MONAILabelClient(f"http://127.0.0.1:{port}", tmpdir=str(folder))
     asked = {"result_extension": ".nrrd", "result_dtype": "uint8"}
-    seconds = []
+    seconds, cpu_seconds = [], []
     with _process(words, folder / "server.log") as process:
         started = time.perf_counter()
         _wait(client.info, process, start_s, folder / "server.log")
-        start = Measured("start of the server", [time.perf_counter() - started], _resident_gb(process))
+        state = psutil.Process(process.pid)
+        elapsed, resident_gb = time.perf_counter() - started, state.memory_info().rss / 1e9
+        start = Measured("start of the server", [elapsed], [_cpu_s(state)], resident_gb)
         for _ in range(runs):
-            started = time.perf_counter()
+            started, cpu_before = time.perf_counter(), _cpu_s(state)
             file, result = client.infer(BUNDLE_NAME, scan.name.removesuffix(".nii.gz"), asked)
             seconds.append(time.perf_counter() - started)
+            cpu_seconds.append(_cpu_s(state) - cpu_before)
             Path(file).unlink()
             if result["status"] == "refused":
                 raise InputError(f"{scan.name}: the server refused it: {'; '.join(result['reasons'])}")
         process.terminate()
-        peak = _peak_gb(process)
-    return [start, Measured("request to the server", seconds, peak)]
+        peak_gb, _ = _end(process)
+    return [start, Measured("request to the server", seconds, cpu_seconds, peak_gb)]
 
 
 def _command(scan: Path, output: Path, runs: int, root: Path) -> Measured:
     words = [sys.executable, "-m", "scripts.complete", str(scan), str(output), "--overwrite"]
-    seconds, peaks = [], []
+    seconds, cpu_seconds, peaks = [], [], []
     for _ in range(runs):
         started = time.perf_counter()
         with subprocess.Popen(words, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
             complaint = process.stderr.read() if process.stderr else ""
-            peaks.append(_peak_gb(process))
+            peak_gb, cpu = _end(process)
+        peaks.append(peak_gb)
+        cpu_seconds.append(cpu)
         seconds.append(time.perf_counter() - started)
         if process.returncode:
             raise InputError(f"scripts.complete must succeed to be timed, it said: {complaint.strip()[-300:]}")
-    return Measured("python -m scripts.complete", seconds, max(peaks))
+    return Measured("python -m scripts.complete", seconds, cpu_seconds, max(peaks))
 
 
 @contextmanager
@@ -137,15 +144,16 @@ def _wait(ask: Callable[[], object], process: subprocess.Popen[bytes], limit_s: 
             time.sleep(0.2)
 
 
-def _resident_gb(process: subprocess.Popen[bytes]) -> float:
-    return float(psutil.Process(process.pid).memory_info().rss) / 1e9
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
-def _peak_gb(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> float:
-    """Wait for the end of a process; its peak resident memory."""
+def _end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> tuple[float, float]:
+    """Wait for the end of a process; its peak resident memory in GB and its CPU seconds."""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    return usage.ru_maxrss * BYTES / 1e9
+    return usage.ru_maxrss * BYTES / 1e9, usage.ru_utime + usage.ru_stime
 
 
 def _table(rows: Sequence[Measured], size: tuple[int, int, int]) -> str:
