@@ -118,6 +118,9 @@ def test_slicers_round_ends_with_weights_that_learned_from_its_labels(server: Se
     if entry["replaced"]:
         kept = models(folder) / entry["old_weights"]
         assert hashlib.sha256(kept.read_bytes()).hexdigest() == released
+        _, back = client.infer(MODEL, sample["id"], {**AS_SLICER_ASKS, "fit_steps": 0, "model_filename": kept.name})
+        assert back["weights"]["sha256"] == released
+        assert back["implant"]["volume_ml"] == first["implant"]["volume_ml"]
     objects = client.datastore()["objects"]
     assert {name for name, each in objects.items() if "final" in each["labels"]} == {"head1", "head2", "head3"}
     assert client.info()["models"][MODEL]["config"]["model_filename"][0] == "model.pt"
