@@ -88,6 +88,7 @@ def test_the_app_holds_the_bundle_anew_at_each_start(installed: Path, tmp_path: 
     assert [path.name for path in config.parent.iterdir()] == ["inference.yaml"]
     assert (app / "main.py").read_text() == "app"
     assert not (app / "logs").exists()
+    assert [path.name for path in (app / "model").iterdir()] == ["skull_implant"]
 
 
 def test_without_monai_label_there_is_one_line(tmp_path: Path) -> None:

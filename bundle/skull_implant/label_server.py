@@ -80,6 +80,7 @@ def prepare_app(package: Path, folder: Path, installed: Path | None = None) -> P
         logger.info(told)
     shutil.rmtree(model, ignore_errors=True)
     fresh.rename(model)
+    fresh.parent.rmdir()
     return app
 
 
