@@ -120,20 +120,22 @@ def test_the_score_is_1_where_the_holes_are_filled_exactly_and_0_where_they_are_
     assert 0.05 < implant_dice(Oracle(torch.ones_like(complete)), dataset, holes=3, seed=0) < 0.9
 
 
-@pytest.mark.parametrize(("after", "replaced"), [(0.7, True), (0.6, True), (0.59, False)])
+@pytest.mark.parametrize(
+    ("before", "after", "replaced"), [(0.6, 0.7, True), (0.6, 0.6, True), (0.6, 0.59, False), (0.0, 0.0, False)]
+)
 def test_weights_are_replaced_only_by_weights_that_are_no_worse_and_the_old_ones_are_kept(
-    after: float, replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    before: float, after: float, replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from bundle.skull_implant.latent_statistics import save_completer
 
-    scores = iter([0.6, after])
+    scores = iter([before, after])
     monkeypatch.setattr(site_training, "implant_dice", lambda *_: next(scores))
     save_completer(small_network(0), tmp_path / "model.pt")
     old = (tmp_path / "model.pt").read_bytes()
 
     verdict = Gate(tmp_path / "model.pt", [], "cpu").decide(small_network(1))  # type: ignore[arg-type]
 
-    assert verdict["implant_dice"] == {"before": 0.6, "after": after}
+    assert verdict["implant_dice"] == {"before": before, "after": after}
     assert verdict["replaced"] is replaced
     kept = list(tmp_path.glob("model_until_*.pt"))
     if replaced:
@@ -176,7 +178,8 @@ def test_the_decoder_alone_learns_from_submitted_labels_and_a_record_says_how_it
         "training": 2,
         "validation": 1,
     }
-    assert entry["replaced"] is (entry["implant_dice"]["after"] >= entry["implant_dice"]["before"])
+    scores = entry["implant_dice"]
+    assert entry["replaced"] is (scores["after"] >= scores["before"] and scores["after"] > 0)
     after = SkullCompleter.from_file(root / "models" / "model.pt").state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == ({"decoder"} if entry["replaced"] else set())

@@ -174,7 +174,7 @@ class Gate:
         """
         old = SkullCompleter.from_file(self.path).to(self.device)
         before, after = (implant_dice(each, self.dataset, self.holes, self.seed) for each in (old, network))
-        replaced = after >= before
+        replaced = after >= before and after > 0  # weights that complete nothing prove nothing
         verdict: dict[str, Any] = {
             "implant_dice": {"before": round(before, 4), "after": round(after, 4)},
             "replaced": replaced,
