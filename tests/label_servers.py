@@ -23,6 +23,7 @@ from tests.end_to_end import ROOT, read
 
 AS_SLICER_ASKS = {"result_extension": ".nrrd", "result_dtype": "uint8"}
 START_S = 300.0
+TASK_S = 1200.0
 MODEL = "skull_implant"
 NOT_INSTALLED = "MONAI Label is not installed here: run `make test-label`, which makes its environment"
 NOWHERE = "http://127.0.0.1:9"
@@ -105,6 +106,24 @@ def wait_until_up(ask: Callable[[], object], process: subprocess.Popen[bytes], l
             if process.poll() is not None or time.monotonic() - started > START_S:
                 pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
             time.sleep(0.5)
+
+
+def finished_task(server: Server, kind: str) -> dict[str, Any]:
+    """The last word of a task that was started, `train` or `batch/infer`, once it has ended.
+
+    Its status is asked and not whether it runs: a task that has not yet begun does not run either.
+    """
+    import requests
+
+    started = time.monotonic()
+    while True:
+        answer = requests.get(f"{server.address}/{kind}/", timeout=60)
+        # A log line that arrives while the server writes its answer makes it an error.
+        if answer.ok and answer.json()["status"] not in ("SUBMITTED", "RUNNING"):
+            return dict(answer.json())
+        if time.monotonic() - started > TASK_S:
+            pytest.fail(f"{kind} did not end: {answer.text}")
+        time.sleep(1.0)
 
 
 def own_python() -> str:

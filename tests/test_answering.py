@@ -112,6 +112,19 @@ def test_an_option_holds_for_its_own_request_only(request_: Requests, head: Path
     assert after["threshold_hu"] == 300.0
 
 
+def test_the_report_names_the_weights_that_a_request_chose(request_: Requests, model: Path, tmp_path: Path) -> None:
+    older = model.with_name("model_until_then.pt")
+    older.write_bytes(model.read_bytes() + b"older")
+    image = tmp_path / "missing.nii.gz"
+
+    found = [
+        request_(image, **chosen)["result"]["weights"]["file"]
+        for chosen in ({}, {"model_filename": older.name}, {"model_filename": ["none.pt"]}, {"model_filename": ""})
+    ]
+
+    assert found == [model.name, older.name, model.name, model.name]
+
+
 def test_a_refused_case_is_an_empty_label_map_on_its_grid_with_reasons(request_: Requests, tmp_path: Path) -> None:
     write_volume(tmp_path / "noise.nrrd", box_of_noise())
 

@@ -33,6 +33,7 @@ ENTRY_POINTS = {
     "finalize",
     "evaluating",
     "finetuning",
+    "site_finetuning",
     "drawing",
     "displayable_configs",
     "save_execute_config",
@@ -156,10 +157,12 @@ def test_every_reference_leads_to_a_key(name: str) -> None:
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_an_overlay_names_only_keys_of_train_yaml_or_reads_its_own(name: str) -> None:
     base, overlay = load("train.yaml"), load(name)
+    if name == "site.yaml":
+        base |= load("finetune.yaml")
     own = {key: value for key, value in overlay.items() if not names_a_key(key, base)}
 
     assert unread_keys(own, references(overlay)) == []
-    if not overlay.keys() & {"evaluating", "finetuning"}:
+    if not overlay.keys() & {"evaluating", "finetuning", "site_finetuning"}:
         assert own == {}
     merged = {**base, **overlay}
     assert [each for each in references(merged) if not names_a_key(each, merged)] == []

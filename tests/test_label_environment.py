@@ -47,7 +47,7 @@ def test_the_pinned_environment_passes_and_the_build_of_pytorch_does_not_matter(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"pydicom": "3.0.2"}, r"must have pydicom 2\.4\.5, 3\.0\.2 arrived; run `make label`"),
+        ({"pydicom": "3.0.2"}, r"must have pydicom 2\.4\.5, 3\.0\.2 arrived; remove \.venv-label"),
         ({"torchvision": "0.27.0"}, r"torchvision 0\.28\.0, 0\.27\.0 arrived"),
         ({"monailabel": None}, r"monailabel 0\.8\.5, none arrived"),
         ({"torch": "2.14.0", "numpy": "1.26.4"}, r"torch 2\.13\.0, 2\.14\.0 arrived; numpy 2\.4\.6, 1\.26\.4 arrived"),
@@ -88,6 +88,7 @@ def test_the_app_holds_the_bundle_anew_at_each_start(installed: Path, tmp_path: 
     assert [path.name for path in config.parent.iterdir()] == ["inference.yaml"]
     assert (app / "main.py").read_text() == "app"
     assert not (app / "logs").exists()
+    assert [path.name for path in (app / "model").iterdir()] == ["skull_implant"]
 
 
 def test_without_monai_label_there_is_one_line(tmp_path: Path) -> None:
@@ -127,5 +128,5 @@ def test_the_command_in_the_bundles_own_environment_says_what_to_run(tmp_path: P
 
     if outcome.status:  # in MONAI Label's own environment the app would start
         assert "MONAI Label's environment must have" in outcome.stderr
-        assert outcome.stderr.endswith("run `make label`, which makes an environment of its own\n")
+        assert outcome.stderr.endswith("run `make label`, which makes it\n")
         assert outcome.stderr.count("\n") == 1

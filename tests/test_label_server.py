@@ -6,7 +6,6 @@ Runs in the environment of `make label`, by `make test-label`.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from bundle.skull_implant.volume import Grid, Volume, write_volume
 from tests.end_to_end import box_of_noise, read, small_head
-from tests.label_servers import AS_SLICER_ASKS, MODEL, NOT_INSTALLED, START_S, Server, by_command, running_server
+from tests.label_servers import AS_SLICER_ASKS, MODEL, NOT_INSTALLED, Server, by_command, finished_task, running_server
 
 pytestmark = [
     pytest.mark.label,
@@ -237,10 +236,7 @@ def test_a_batch_labels_every_image_and_a_refused_one_stops_no_other(site: Site,
 
     requests.post(f"{address}/batch/infer/{MODEL}?images=all", json=options, timeout=60).raise_for_status()
 
-    started = time.monotonic()
-    while requests.get(f"{address}/batch/infer/?check_if_running=true", timeout=60).ok:
-        assert time.monotonic() - started < START_S
-        time.sleep(1.0)
+    assert finished_task(server, "batch/infer")["status"] == "DONE"
     objects = server.client.datastore()["objects"]
     results = {name: entry["labels"]["original"]["info"]["params"] for name, entry in objects.items()}
     assert set(results) >= {"oblique", "flipped", "noise", "text"}

@@ -6,6 +6,9 @@ Runs in the environment of `make label`, by `make test-label`, because it holds 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,48 @@ def case() -> tuple[torch.Tensor, torch.Tensor]:
     image = torch.from_numpy((np.abs(radius - 0.95) < 0.05).astype(np.float32))[None, None]
     with torch.no_grad():
         return image, network(image)
+
+
+GATE = """
+import sys
+from pathlib import Path
+
+import torch
+from monai.bundle import ckpt_export, create_workflow, verify_metadata, verify_net_in_out
+
+root = Path(sys.argv[1])
+sys.path.insert(0, str(root))
+files = {"meta_file": str(root / "configs/metadata.json"), "config_file": str(root / "configs/inference.yaml")}
+verify_metadata(meta_file=files["meta_file"], filepath=str(root / "eval/schema.json"))
+logging = str(root / "configs/logging.conf")
+workflow = create_workflow(workflow_type="inference", bundle_root=str(root), logging_file=logging, **files)
+assert workflow.check_properties() == [], workflow.check_properties()
+verify_net_in_out(net_id="network_def", bundle_root=str(root), **files)
+script = str(root / "models/verify_model.ts")
+weights = str(root / "models/model.pt")
+ckpt_export(net_id="network_def", filepath=script, ckpt_file=weights, bundle_root=str(root), **files)
+torch.jit.load(script)
+"""
+
+
+def test_the_checks_of_the_zoos_gate_pass_in_its_order_from_its_own_folder(tmp_path: Path) -> None:
+    """Those of `ci/verify_bundle.py -m full`: files, version, metadata, properties, shapes, TorchScript."""
+    with zipfile.ZipFile(package_bundle(ROOT, tmp_path)) as archive:
+        archive.extractall(tmp_path / "models")
+    root = Path("models") / "skull_implant"  # relative, as the Zoo has it
+    (tmp_path / root / "eval").mkdir()
+    (tmp_path / root / "eval" / "schema.json").write_text(json.dumps(_SCHEMA))
+
+    for name in ("LICENSE", "configs/metadata.json", "configs/inference.yaml", "models/model.pt"):
+        assert (tmp_path / root / name).is_file(), name
+    metadata = json.loads((tmp_path / root / "configs" / "metadata.json").read_text())
+    assert metadata["version"] in metadata["changelog"]
+    words = [sys.executable, "-c", GATE, str(root)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, timeout=600, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_metadata_passes_monais_check_against_a_schema_of_the_specification(

@@ -128,13 +128,21 @@ def test_a_workflow_of_the_unpacked_bundle_is_made_from_another_working_director
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_evaluation_has_every_property_that_monai_requires(tiny_dataset: Path, tmp_path: Path) -> None:
-    configs = [str(ROOT / "configs" / name) for name in ("train.yaml", "smoke.yaml", "evaluate.yaml")]
+@pytest.mark.parametrize(
+    ("overlay", "run_id"),
+    [("smoke.yaml", "training"), ("smoke.yaml", "run"), ("evaluate.yaml", "evaluating")],
+)
+def test_training_and_evaluation_have_every_property_that_monai_requires_from_another_working_directory(
+    overlay: str, run_id: str, unpacked: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = dict.fromkeys(("train.yaml", "smoke.yaml", overlay))
     workflow = create_workflow(
-        config_file=configs,
+        config_file=[str(unpacked / "configs" / name) for name in names],
         workflow_type="train",
-        run_id="evaluating",
+        run_id=run_id,
         logging_file=False,
+        bundle_root=str(unpacked),
         dataset_dir=str(tiny_dataset),
         output_dir=str(tmp_path),
     )

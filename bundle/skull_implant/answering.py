@@ -36,7 +36,7 @@ class Answerd(Transform):
 
     Args:
         options: as they were read.
-        model_file: for the report.
+        model_file: for the report, unless a request names another of its folder as `model_filename`.
         device: for the report.
         rules: when to ask for a review.
     """
@@ -52,7 +52,7 @@ class Answerd(Transform):
         if "image_path" not in data:
             return data
         data = dict(data)
-        about = about_run(self.model_file, self.options.gamma, self.options.threshold_hu, self.device)
+        about = about_run(self._weights(data), self.options.gamma, self.options.threshold_hu, self.device)
         if "error" in data:
             data["result"] = _refusal(data, about)
             grid = data["case"].volume.grid if "case" in data else _ONE_VOXEL
@@ -64,6 +64,12 @@ class Answerd(Transform):
         data["pred"] = torch.from_numpy(labels[None])  # (X, Y, Z) -> (1, X, Y, Z)
         data["image_meta_dict"] = {"original_affine": ras_affine(grid), "spatial_shape": grid.size}
         return data
+
+    def _weights(self, data: CaseData) -> Path:
+        """The file that the server took the network from: of the request if it is there, as MONAI Label does it."""
+        chosen = data.get("model_filename") or ""
+        path = Path(self.model_file).parent / (chosen[0] if isinstance(chosen, list) else str(chosen))
+        return path if path.is_file() else Path(self.model_file)
 
     def _report(self, data: CaseData, about: dict[str, Any]) -> dict[str, Any]:
         printed: dict[str, Any] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -14,11 +15,14 @@ from pathlib import Path
 
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.packaging import BUNDLE_NAME
+from bundle.skull_implant.site_weights import carry_over
+
+logger = logging.getLogger(__name__)
 
 APP = "monaibundle"
 # What breaks the server at its start or, later, in silence, if it is of another version; the others only have pins.
 DECISIVE = ("monailabel", "monai", "torch", "torchvision", "numpy", "pydicom", "pynetdicom", "dicomweb-client")
-REMEDY = "run `make label`, which makes an environment of its own"
+REMEDY = "remove .venv-label, where there is one, and run `make label`, which makes it"
 
 
 def check_environment(requirements: Path, installed: Mapping[str, str] | None = None) -> None:
@@ -44,7 +48,7 @@ def check_environment(requirements: Path, installed: Mapping[str, str] | None = 
 
 
 def prepare_app(package: Path, folder: Path, installed: Path | None = None) -> Path:
-    """Lay out MONAI Label's app with the packaged bundle in `model/skull_implant`, each time anew.
+    """Lay out MONAI Label's app with the packaged bundle in `model/skull_implant`, anew but for weights trained there.
 
     Args:
         package: the bundle's zip.
@@ -68,10 +72,15 @@ def prepare_app(package: Path, folder: Path, installed: Path | None = None) -> P
         ignore=shutil.ignore_patterns("logs", "model", "__pycache__"),
         copy_function=shutil.copy,
     )
-    model = app / "model" / BUNDLE_NAME
-    shutil.rmtree(model, ignore_errors=True)
+    model, fresh = app / "model" / BUNDLE_NAME, app / "model" / ".new" / BUNDLE_NAME
+    shutil.rmtree(fresh, ignore_errors=True)
     with zipfile.ZipFile(package) as archive:
-        archive.extractall(model.parent)
+        archive.extractall(fresh.parent)
+    if told := carry_over(model / "models", fresh / "models"):
+        logger.info(told)
+    shutil.rmtree(model, ignore_errors=True)
+    fresh.rename(model)
+    fresh.parent.rmdir()
     return app
 
 
@@ -85,7 +94,7 @@ def server_command(app: Path, studies: str, host: str, port: int, models: Sequen
         port: to listen on.
         models: folders below the app's `model/`.
     """
-    settings = {"models": ",".join(models), "zoo_source": "local", "sam2": "false", "skip_trainers": "true"}
+    settings = {"models": ",".join(models), "zoo_source": "local", "sam2": "false"}
     words = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", studies]
     for key, value in settings.items():
         words += ["--conf", key, value]

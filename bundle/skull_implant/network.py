@@ -225,9 +225,9 @@ class SkullCompleter(nn.Module):
     @property
     def template(self) -> VaultTemplate:
         """The mean vault that this model's training skulls were aligned with."""
-        return VaultTemplate(
-            self.template_mm.cpu().numpy(), float(self.template_step_deg), self.usual_rotation.cpu().numpy()
-        )
+        # Copies: a network that is sent to another process moves to shared memory, and views would be left behind.
+        radii, rotation = (each.cpu().numpy().copy() for each in (self.template_mm, self.usual_rotation))
+        return VaultTemplate(radii, float(self.template_step_deg), rotation)
 
     @property
     def box(self) -> CanonicalBox:

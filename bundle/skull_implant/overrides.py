@@ -27,10 +27,9 @@ def refuse_unknown_overrides(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: of the process, the program first; None takes `sys.argv`.
     """
-    words = list(sys.argv if arguments is None else arguments)
-    if Path(words[0]).parts[-3:] != ("monai", "bundle", "__main__.py") or words[1:2] != ["run"]:
+    given = flags_of_run(arguments)
+    if given is None:
         return
-    given = flags(words[2:])
     if "args_file" in given:
         given = {**ConfigParser.load_config_file(given["args_file"]), **given}
     config = ConfigParser.load_config_files(given["config_file"])
@@ -41,6 +40,18 @@ def refuse_unknown_overrides(arguments: Sequence[str] | None = None) -> None:
         near = difflib.get_close_matches(unknown[0].lstrip("+"), known, n=3) or known
         print(f"monai.bundle run: no key --{unknown[0]} in the config; known: {', '.join(near)}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
+
+
+def flags_of_run(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
+    """The flags of a process that is `python -m monai.bundle run`; None in any other.
+
+    Args:
+        arguments: of the process, the program first; None takes `sys.argv`.
+    """
+    words = list(sys.argv if arguments is None else arguments)
+    if Path(words[0]).parts[-3:] != ("monai", "bundle", "__main__.py") or words[1:2] != ["run"]:
+        return None
+    return flags(words[2:])
 
 
 def flags(words: Sequence[str]) -> dict[str, Any]:

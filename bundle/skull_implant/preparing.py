@@ -28,6 +28,7 @@ from bundle.skull_implant.volume import Volume
 logger = logging.getLogger(__name__)
 
 Filler = Callable[[np.ndarray, CanonicalFrame, CanonicalBox], np.ndarray]
+Inspector = Callable[[np.ndarray, CanonicalFrame, CanonicalBox], None]
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def prepare_dataset(
     threshold_hu: float,
     defective: Sequence[Source] = (),
     fill: Filler | None = None,
+    inspect: Inspector | None = None,
 ) -> None:
     """Write a training set; a skull that cannot be aligned is named in the log and left out.
 
@@ -116,6 +118,7 @@ def prepare_dataset(
         threshold_hu: bone threshold for CT.
         defective: skulls with a hole of their own and no truth, for training.
         fill: gives what fills the hole of a defective skull, :func:`hole_filling.fill_hole` of a completer.
+        inspect: raises InputError for a skull without an official defect that is to be left out.
 
     Raises:
         InputError: no skull is left to train with.
@@ -124,7 +127,7 @@ def prepare_dataset(
     rotations: list[np.ndarray] = []
     holed = [replace(source, name=f"defective_{source.name}") for source in defective]
     every, fillers = [*sources, *holed], [*([None] * len(sources)), *([fill] * len(holed))]
-    write = partial(_write_one, folder=folder, template=template, box=box, threshold_hu=threshold_hu)
+    write = partial(_write_one, folder=folder, template=template, box=box, threshold_hu=threshold_hu, inspect=inspect)
     with ProcessPoolExecutor(initializer=_single_thread) as pool:
         for number, (source, (entry, frame, line)) in enumerate(
             zip(every, pool.map(write, every, fillers), strict=True), start=1
@@ -157,16 +160,24 @@ def _outline(points: np.ndarray, template: VaultTemplate) -> np.ndarray:
 
 
 def _write_one(
-    source: Source, fill: Filler | None, folder: Path, template: VaultTemplate, box: CanonicalBox, threshold_hu: float
+    source: Source,
+    fill: Filler | None,
+    folder: Path,
+    template: VaultTemplate,
+    box: CanonicalBox,
+    threshold_hu: float,
+    inspect: Inspector | None,
 ) -> tuple[dict[str, str] | None, CanonicalFrame | None, str]:
     """The datalist entry and frame, or None for a skull left out, and what to tell about it."""
     try:
         skull = source.read_skull(threshold_hu)
         frame = estimate_frame(skull.voxels > 0, skull.grid, template, case=source.name)
         implant = source.read_implant()
+        complete = to_canonical(skull, frame, box) > 0.5
+        if inspect is not None and implant is None and fill is None:
+            inspect(complete, frame, box)
     except InputError as error:
         return None, None, f"left out: {error}"
-    complete = to_canonical(skull, frame, box) > 0.5
     piece = None if implant is None else to_canonical(implant, frame, box) > 0.5
     if fill is not None:
         piece = fill(complete, frame, box)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -27,9 +27,10 @@ class SkullDataset(Dataset[dict[str, torch.Tensor]]):
         device: where the skulls live.
         defective: also take the skulls that have a hole of their own, behind the complete ones. Their hole is filled
             with a model's guess, which stands in their official implant and is never a target.
+        data: nothing; MONAI Label's server puts submitted labels here, which `run` makes a dataset of.
 
     Raises:
-        InputError: no such dataset.
+        InputError: no such dataset, or labels arrived.
     """
 
     def __init__(
@@ -39,7 +40,12 @@ class SkullDataset(Dataset[dict[str, torch.Tensor]]):
         spatial_size: Sequence[int],
         device: torch.device | str = "cpu",
         defective: bool = False,
+        data: Sequence[Mapping[str, str]] = (),
     ) -> None:
+        if data:
+            raise InputError(
+                f"{part}: {len(data)} submitted labels arrived; leave run_id at `run`, which prepares them"
+            )
         folder = DatasetFolder(dataset_dir)
         size = (int(spatial_size[0]), int(spatial_size[1]), int(spatial_size[2]))
         skulls = folder.read(part, size)

@@ -1,0 +1,61 @@
+"""Picture what MONAI Label's server answers for one scan."""
+
+from bundle.skull_implant.command_line import run_command
+
+
+def picture_label(
+    scan: str,
+    output_dir: str,
+    server: str = "http://127.0.0.1:8000",
+    gammas: tuple[float, ...] = (0.5, 1.0, 1.5),
+    window_hu: tuple[float, ...] = (-150.0, 700.0),
+) -> None:
+    """Ask a running server for SCAN at several gammas; write label_segments.png, label_gamma.png and the .seg.nrrd.
+
+    Args:
+        scan: image file with a head CT, in the server's folder of studies.
+        output_dir: for the pictures and Slicer's segmentation file of the gamma nearest to 1.
+        server: its address.
+        gammas: to picture.
+        window_hu: black and white of the slices.
+    """
+    import tempfile
+    from pathlib import Path
+
+    from bundle.skull_implant.errors import InputError
+    from bundle.skull_implant.label_server import REMEDY
+    from bundle.skull_implant.reading import case_name, read_case
+    from bundle.skull_implant.volume import Volume
+
+    try:
+        import SimpleITK as sitk
+        from monailabel.client import MONAILabelClient
+
+        from bundle.skull_implant.label_figures import draw_gammas, draw_segments, read_segments, write_segmentation
+    except ImportError as error:
+        raise InputError(f"{error.name} must be installed here; {REMEDY}") from error
+
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    answers = {}
+    with tempfile.TemporaryDirectory() as downloads:
+        client = MONAILabelClient(server, tmpdir=downloads)
+        for gamma in gammas:
+            asked = {"result_extension": ".nrrd", "result_dtype": "uint8", "gamma": gamma}
+            file, result = client.infer("skull_implant", case_name(scan), asked)
+            if result["status"] == "refused":
+                raise InputError(f"{scan}: the server refused it: {'; '.join(result['reasons'])}")
+            segmentation = Path(downloads) / f"{gamma}.seg.nrrd"
+            write_segmentation(segmentation, Volume.from_image(sitk.ReadImage(file)))
+            answers[gamma] = read_segments(segmentation)
+        nearest = min(gammas, key=lambda gamma: abs(gamma - 1.0))
+        kept = folder / f"{case_name(scan)}.seg.nrrd"
+        kept.write_bytes((Path(downloads) / f"{nearest}.seg.nrrd").read_bytes())
+    pictures = folder / "label_segments.png", folder / "label_gamma.png"
+    draw_segments(read_case(scan).volume, answers[nearest], pictures[0], (window_hu[0], window_hu[1]))
+    draw_gammas(answers, pictures[1])
+    print(f"wrote {pictures[0]}, {pictures[1]} and {kept}")
+
+
+if __name__ == "__main__":
+    run_command(picture_label)
