@@ -22,7 +22,7 @@ from bundle.skull_implant.options import Options
 from bundle.skull_implant.reading import read_case
 from bundle.skull_implant.rim_fit import RimFit
 from bundle.skull_implant.skull_mask import clean_binary_mask, skull_mask_from_hu
-from bundle.skull_implant.volume import Volume
+from bundle.skull_implant.volume import Volume, in_file_order
 
 CaseData = dict[str, Any]
 
@@ -187,7 +187,8 @@ class Implantd(CaseTransform):
                 fitted, share, box = self.rim_fit.refine(probability, skull, frame, box, self.template)
             holes = find_holes(fitted, share, skull.grid, frame, box, self.template, cranial=cranial, rules=self.rules)
             pieces = 1.0 if cranial else self.rules.facial_share
-            data["implant"] = fill_holes(holes, fitted, skull, frame, box, share=pieces, rules=self.rules)
+            implant = fill_holes(holes, fitted, skull, frame, box, share=pieces, rules=self.rules)
+            data["implant"] = Volume(in_file_order(implant.voxels), skull.grid)
             data["below_vault_ml"] = holes.below_ml
             data["completed"] = Volume(skull.voxels | data["implant"].voxels, skull.grid)
             if self.keep_decoded:
