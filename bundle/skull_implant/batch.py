@@ -26,6 +26,7 @@ from bundle.skull_implant.batch_summary import STATUSES, write_summary
 from bundle.skull_implant.case_process import address_of, run_in_case_process, stop_case_processes, thread_variables
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.print_settings import PrintSettings
+from bundle.skull_implant.shipped_weights import check_weights
 
 logger = logging.getLogger(__name__)
 DEFECT_CLASSES = ("auto", "cranial", "facial")
@@ -107,6 +108,7 @@ def run_batch(
     input_root, output_root, model_file = map(_absolute, (input_root, output_root, model_file))
     try:
         weights = hash_weights(model_file)
+        check_weights(model_file)
     except OSError as error:
         rule = "model_file must be a file that can be read"
         raise InputError(f"{model_file.name}: {rule} ({error.strerror}); give the shipped models/model.pt") from error
