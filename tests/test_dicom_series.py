@@ -42,6 +42,7 @@ def test_an_oblique_series_in_shuffled_files_comes_back_voxel_for_voxel(tmp_path
     np.testing.assert_allclose(volume.grid.origin, (-11.0, 23.0, -37.0), atol=1e-8)
     np.testing.assert_allclose(np.reshape(volume.grid.direction, (3, 3)), direction, atol=1e-8)
     assert info.pop("reference_files") == files
+    assert info.pop("reference_frames") == [0] * 8
     assert info == {"format": "DICOM", "modality": "CT", "series_number": 1, "slice_count": 8}
 
 

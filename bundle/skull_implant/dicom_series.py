@@ -43,8 +43,9 @@ def read_dicom_folder(
     Returns:
         Volume in HU, voxels `(X, Y, Z)`: X along the rows, Y along the columns, Z along the slices' normal; `int16`, or
         `float32` where HU are fractions or too large. And `format`, `modality`, `series_number`, `slice_count` and
-        `reference_files`, the file of each slice from k = 0 up; for a tilted gantry also `gantry_tilt_degrees`, `grid`
-        and `tilt`, the CorrectedTilt, because the volume's voxels are no longer those of the files.
+        `reference_files`, the file of each slice from k = 0 up, and `reference_frames`, which of its frames it is, from
+        0; for a tilted gantry also `gantry_tilt_degrees`, `grid` and `tilt`, the CorrectedTilt, because the volume's
+        voxels are no longer those of the files.
 
     Raises:
         InputError: no CT series, or one that cannot be read.
@@ -58,6 +59,7 @@ def read_dicom_folder(
         "series_number": series.number,
         "slice_count": len(stack.files),
         "reference_files": stack.files,
+        "reference_frames": stack.frames,
     }
     if stack.tilt is not None:
         about = "upright, resampled from the slices of a tilted gantry"

@@ -48,11 +48,13 @@ class Stack:
     Args:
         volume: HU, voxels `(X, Y, Z)`.
         files: of each slice from k = 0 up; one file many times where it holds many frames.
+        frames: of each slice, its place among the frames of its file, from 0.
         tilt: gantry tilt that was corrected, so that the volume's voxels are not those of the files; None without.
     """
 
     volume: Volume
     files: list[Path]
+    frames: list[int]
     tilt: CorrectedTilt | None = None
 
 
@@ -83,12 +85,12 @@ def stack_slices(headers: Sequence[tuple[Path, pydicom.Dataset]], label: str, ru
             rule = f"must have at most {rules.maximum_voxels} voxels"
             raise InputError(f"{label}: {rule}, {found} arrived; export it with fewer or smaller slices")
         volume = Volume(_hounsfield(slices, label), grid)
-    files = [one.path for one in slices]
+    files, places = [one.path for one in slices], [one.index for one in slices]
     if tilt is None:
-        return Stack(volume, files)
+        return Stack(volume, files, places)
     logger.warning("%s: gantry tilt of %.1f degrees, resampled to an upright grid", label, tilt.degrees)
     upright, corrected = tilt.corrected(volume)
-    return Stack(upright, files, corrected)
+    return Stack(upright, files, places, corrected)
 
 
 def _refused(label: str, reason: str) -> CaseRefused:
