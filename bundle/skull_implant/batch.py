@@ -113,6 +113,7 @@ def run_batch(
         rule = "model_file must be a file that can be read"
         raise InputError(f"{model_file.name}: {rule} ({error.strerror}); give the shipped models/model.pt") from error
     folder = BatchFolder(output_root, input_root)
+    logger.info("looking for cases below %s", input_root.name)
     inputs = find_inputs(input_root, output_root)
     with folder:
         requests = [

@@ -77,7 +77,7 @@ def read_case(
         InputError: the input cannot be read, or breaks one of the rules above; one line that says which and what to do.
         CaseRefused: it can be read, but is no CT of a head: too small, without air, or slices that form no volume.
     """
-    path = _checked_path(path)
+    path = checked_path(path)
     limits = _GridLimits(minimum_slices, minimum_extent_mm, minimum_spacing_mm, maximum_spacing_mm, maximum_voxels)
     files: tuple[Path, ...] = ()
     frames: tuple[int, ...] = ()
@@ -163,8 +163,12 @@ def _times(numbers: Iterable[float]) -> str:
     return " x ".join(f"{number:.6g}" for number in numbers)
 
 
-def _checked_path(path: str | Path) -> Path:
-    """The absolute path of a file or folder that is there; links stay as they are, for the sake of the name."""
+def checked_path(path: str | Path) -> Path:
+    """The absolute path of a file or folder that is there; links stay as they are, for the sake of the name.
+
+    Raises:
+        InputError: it is not there, cannot be reached, is a device, or has characters that are not text.
+    """
     path = Path(os.path.abspath(path))
     # SimpleITK ends the process at a surrogate (a name that is not UTF-8), and a line break would split our one line.
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in str(path)):
