@@ -726,3 +726,23 @@ def assert_dcmqi_reads(result: Result, tmp_path: Path) -> None:
         voxels = sitk.GetArrayFromImage(sitk.Resample(read, mask, sitk.Transform(), sitk.sitkNearestNeighbor))
         np.testing.assert_array_equal(voxels > 0, sitk.GetArrayFromImage(mask) > 0)
         assert np.count_nonzero(sitk.GetArrayFromImage(read)) == np.count_nonzero(voxels)
+
+
+def test_slicerio_reads_the_nifti_masks_voxels_from_what_dcmqi_gives_slicer(tmp_path: Path) -> None:
+    """No DICOM is read by slicerio itself: Slicer's own importer is dcmqi, as here."""
+    slicerio = pytest.importorskip("slicerio", reason="no slicerio: pip install slicerio")
+    result = made(tmp_path)
+    words = ("--inputDICOM", result.path, "--outputDirectory", tmp_path, "--outputType", "nrrd", "--mergeSegments")
+    outcome = run_tool("segimage2itkimage", "the package dcmqi", *words)
+    assert outcome.returncode == 0, outcome.stderr
+
+    read = slicerio.read_segmentation(str(tmp_path / "1.nrrd"))
+
+    for number, mask in enumerate((result.skull, result.implant), 1):
+        index = np.argwhere(read["voxels"] == number)
+        places = index @ read["ijkToLPS"][:3, :3].T + read["ijkToLPS"][:3, 3]
+        there = places @ mask.grid.inverse_affine[:3, :3].T + mask.grid.inverse_affine[:3, 3]
+        np.testing.assert_allclose(there, np.rint(there), atol=1e-3)
+        found = np.zeros(mask.grid.size, bool)
+        found[tuple(np.rint(there).astype(int).T)] = True
+        np.testing.assert_array_equal(found, mask.voxels)
