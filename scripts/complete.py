@@ -40,6 +40,10 @@ def complete(
     settings = {key: value for key, value in locals().items() if key not in ("input", "device")}
     from pathlib import Path
 
+    from bundle.skull_implant.before_work import tell_and_check
+
+    tell_and_check(input)
+
     from bundle.skull_implant import completion
 
     root = Path(__file__).resolve().parents[1]

@@ -45,6 +45,7 @@ def act(source: Path, output_dir: Path, settings: dict[str, Any]) -> Path:
     folder = output_dir / source.name.partition(".")[0]
     folder.mkdir()
     report = {"status": "ok", "reasons": [], "implant": {"volume_ml": float(len(text))}, "gamma": settings["gamma"]}
+    report["seconds"] = {"read": settings["threshold_hu"]}
     if word == "refuse":
         report = {"status": "refused", "reasons": ["must be a head, a foot arrived"]}
     else:

@@ -306,6 +306,33 @@ def test_a_file_that_holds_no_weights_of_this_model_is_one_line(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["$pathlib.Path('ran').touch()", "@gamma", "%gamma", "@##gamma", "head #2", "%#1", "a::b", "$@device", "{x}"],
+)
+def test_names_that_mean_something_to_monai_are_names(
+    name: str, tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_voxels(tmp_path / f"{name.replace('/', '_')}.nrrd", np.zeros(SIZE, np.int16))
+    monkeypatch.chdir(tmp_path)
+
+    outcome = complete(Path(f"{name}.nrrd"), Path(name), model_file)
+
+    assert_one_line(outcome, f"{name}.nrrd: every voxel is 0")
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.nrrd"]
+
+
+@pytest.mark.parametrize("flag", ["--mesh", "--defect_class"])
+def test_a_setting_is_never_run(flag: str, tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_voxels(tmp_path / "ct.nii.gz", hu().astype(np.int16))
+    monkeypatch.chdir(tmp_path)
+
+    outcome = complete(path, tmp_path / "results", model_file, flag, "$open('ran','w').close()")
+
+    assert_one_line(outcome, f"{flag[2:]} must be plain text")
+    assert [each.name for each in tmp_path.iterdir()] == ["ct.nii.gz"]
+
+
 def test_an_output_folder_that_is_a_file_is_one_line(tmp_path: Path, model_file: Path) -> None:
     path = write_voxels(tmp_path / "ct.nii.gz", hu().astype(np.int16))
     (tmp_path / "results").write_text("in the way")

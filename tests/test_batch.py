@@ -22,7 +22,7 @@ import distributed
 import psutil
 import pytest
 
-from bundle.skull_implant.batch import Resources, _outcome, run_batch
+from bundle.skull_implant.batch import Resources, _check_bundle_is_there, _outcome, run_batch
 from bundle.skull_implant.batch_case import CaseOutcome, CaseRequest, complete_case, link_prefix, outcome_of, run_case
 from bundle.skull_implant.batch_folder import BatchFolder
 from bundle.skull_implant.batch_identity import Identity, bundle_state, hash_files, hash_weights
@@ -340,6 +340,25 @@ def test_an_address_without_a_scheduler_is_one_line(tree: Path, monkeypatch: pyt
     monkeypatch.setattr(distributed, "Client", nobody)
     with pytest.raises(InputError, match="tcp://nobody:1: --scheduler must be the address"):
         run(tree, "tcp://nobody:1")
+
+
+def test_a_cluster_that_cannot_import_the_bundle_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cluster:
+        """Two workers; the function that it is sent runs where the bundle is not."""
+
+        def run_on_scheduler(self, function: Any) -> bool:
+            return bool(function())
+
+        def run(self, function: Any) -> dict[str, bool]:
+            found = function()
+            with monkeypatch.context() as patch:
+                patch.setattr("importlib.util.find_spec", lambda name: None)
+                return {"one": found, "two": function()}
+
+    with pytest.raises(
+        InputError, match=r"tcp://host:1: .* must be able to import the bundle, 1 of 3 cannot; start each"
+    ):
+        _check_bundle_is_there(Cluster(), "tcp://host:1")
 
 
 def test_workers_fit_into_the_memory() -> None:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, MRImageStorage
 
+from bundle.skull_implant.batch_case import CaseRequest, _source
 from bundle.skull_implant.batch_inputs import BatchInput, find_inputs
 from bundle.skull_implant.batch_names import carries_patient, distinct_names, names_of_file, patient_words, plain
-from bundle.skull_implant.errors import InputError
-from tests.dicom_files import without_preamble, write_series
+from bundle.skull_implant.errors import CaseRefused, InputError
+from bundle.skull_implant.reading import read_case
+from tests.dicom_files import head_voxels, without_preamble, write_series
+from tests.test_dicom_exports import write_disc
 
 VOXELS = np.zeros((4, 4, 3), np.int16)
 OTHER_DATES = ("03021901", "ct/03.02.1901", "02031901_ct", "02-03-1901")
@@ -218,6 +223,23 @@ def test_a_slice_cut_off_in_its_header_stays_with_its_series(tmp_path: Path) -> 
 
     files = write_series(tmp_path / "scan", VOXELS, edit=cut)
     assert found(tmp_path)["scan"].files == tuple(sorted(files))
+
+
+def test_a_dicomdir_goes_with_the_series_below_it_which_must_be_whole(tmp_path: Path) -> None:
+    disc = write_disc(tmp_path / "made", head_voxels((24, 22, 21)))
+    (tmp_path / "in").mkdir()
+    disc.rename(tmp_path / "in" / "disc")
+    write_series(tmp_path / "in" / "alone", VOXELS)
+    inputs = find_inputs(tmp_path / "in", tmp_path / "out")
+    assert [any(path.name == "DICOMDIR" for path in each.files) for each in inputs] == [False, True, True]
+    case = max(inputs, key=lambda each: len(each.files))
+    request = CaseRequest("case", [str(path) for path in case.files], True, str(tmp_path / "out"), {}, "", "")
+    with _source(request, list(case.files)) as folder:
+        assert read_case(folder).volume.grid.size == (24, 22, 21)
+    tops = sorted(case.files, key=lambda path: dcmread(path).get("ImagePositionPatient", [0, 0, -999])[2])
+    request = replace(request, files=[str(path) for path in tops[:-1]])
+    with _source(request, tops[:-1]) as folder, pytest.raises(CaseRefused, match="the DICOMDIR lists"):
+        read_case(folder)
 
 
 def test_nothing_to_do_is_an_error_that_says_what_is_there(tmp_path: Path) -> None:

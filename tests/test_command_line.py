@@ -174,6 +174,31 @@ def test_an_unexpected_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch
         run_command(divide)
 
 
+def test_complete_names_its_case_and_refuses_a_wrong_path_before_a_network_library_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "head.nrrd").write_text("anything")
+    code = (
+        "import runpy, sys\n"
+        "sys.modules.update(dict.fromkeys(('torch', 'monai', 'ignite', 'sklearn', 'highdicom', 'pydicom')))\n"
+        "sys.argv = ['complete', sys.argv[1], 'out']\n"
+        "runpy.run_module('scripts.complete', run_name='__main__')\n"
+    )
+    there, nowhere = (
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / name)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        for name in ("head.nrrd", "missing.nrrd")
+    )
+
+    assert there.stdout == "head: loading PyTorch and MONAI\n"
+    assert "import of torch halted" in there.stderr
+    assert (nowhere.returncode, nowhere.stderr) == (1, "missing.nrrd: no such file or folder; check the path\n")
+
+
 def test_help_of_every_script_names_its_arguments_without_loading_a_network_library() -> None:
     scripts = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
     code = (

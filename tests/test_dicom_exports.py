@@ -67,21 +67,64 @@ def test_other_files_do_not_look_like_dicom(head: bytes) -> None:
     assert not looks_like_dicom(head)
 
 
-def test_an_export_with_a_dicomdir_is_read_by_folder_and_by_dicomdir(tmp_path: Path) -> None:
-    voxels = head_voxels((24, 22, 21))
+def write_disc(folder: Path, voxels: np.ndarray) -> Path:
+    """A disc with a DICOMDIR, a CT series with a localizer among its files, and a series of another patient."""
 
     def edit(dataset: Dataset, k: int) -> None:
-        dataset.StudyInstanceUID, dataset.StudyID, dataset.AccessionNumber = "1.2.3", "1", "2"
+        dataset.StudyInstanceUID, dataset.StudyID, dataset.AccessionNumber = f"1.2.{dataset.SeriesNumber}", "1", "2"
         dataset.StudyDate, dataset.StudyTime = "20000101", "000000"
+        dataset.PatientID = f"secret-id-{dataset.SeriesNumber}"
 
+    def localizer(dataset: Dataset, k: int) -> None:
+        edit(dataset, k)
+        dataset.SeriesInstanceUID = dcmread(files[0]).SeriesInstanceUID
+
+    files = write_series(folder / "files", voxels, spacing=(3.0, 3.25, 4.5), edit=edit)
+    files += write_series(folder / "other", voxels[:, :, :9], number=2, edit=edit)
+    files += write_series(folder / "scout", voxels[:, :, :1], kind=("ORIGINAL", "PRIMARY", "LOCALIZER"), edit=localizer)
     disc = FileSet()
-    for path in write_series(tmp_path / "files", voxels, spacing=(3.0, 3.25, 4.5), edit=edit):
+    for path in files:
         disc.add(path)
-    disc.write(tmp_path / "disc")
+    disc.write(folder / "disc")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # of pydicom's own temporary folder
         del disc
         gc.collect()
+    return folder / "disc"
+
+
+def test_a_disc_that_was_copied_in_part_is_refused_however_its_files_are_called_now(tmp_path: Path) -> None:
+    disc = write_disc(tmp_path, head_voxels((24, 22, 21)))
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, path in enumerate(sorted(each for each in disc.rglob("*") if each.is_file())):
+        path.rename(flat / (path.name.lower() if path.name == "DICOMDIR" else f"{number:03d}.bin"))
+    assert read_case(flat).volume.grid.size == (24, 22, 21)
+    places = {dcmread(path).get("ImagePositionPatient", [0, 0, -99])[2]: path for path in flat.glob("*.bin")}
+    places[max(places)].unlink()  # the top of the head: the other slices are evenly spaced
+    with pytest.raises(
+        CaseRefused, match=r"series 1: all 22 files that the DICOMDIR lists .* 1 are not; copy the disc"
+    ):
+        read_case(flat)
+    assert read_case(flat, series_number=2, minimum_slices=5, minimum_extent_mm=1.0).volume.grid.size == (24, 22, 9)
+
+
+@pytest.mark.parametrize("length", [0, 200, 1500, -40])
+def test_a_damaged_dicomdir_is_not_needed(tmp_path: Path, length: int) -> None:
+    disc = write_disc(tmp_path, head_voxels((24, 22, 21)))
+    content = (disc / "DICOMDIR").read_bytes()
+    (disc / "DICOMDIR").write_bytes(content[:length])
+    assert read_case(disc).volume.grid.size == (24, 22, 21)
+    bent = bytearray(content)
+    at = content.index(b"\x04\x00\x00\x14") + 8  # offset of a next record: now its own, a circle
+    bent[at : at + 4] = content[content.index(b"\x04\x00\x00\x12") + 8 :][:4]
+    (disc / "DICOMDIR").write_bytes(bytes(bent))
+    assert read_case(disc).volume.grid.size == (24, 22, 21)
+
+
+def test_an_export_with_a_dicomdir_is_read_by_folder_and_by_dicomdir(tmp_path: Path) -> None:
+    voxels = head_voxels((24, 22, 21))
+    write_disc(tmp_path, voxels)
     for path in (tmp_path / "disc").rglob("IM*"):
         if path.is_file():
             without_preamble(path, keep_meta=True)

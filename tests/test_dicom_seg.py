@@ -484,12 +484,13 @@ def test_without_a_picture_there_is_no_secondary_capture(tmp_path: Path) -> None
 def read_and_written(folder: Path, tmp_path: Path, capture: bool) -> list[str]:
     """What CaseWriter warns of once it wrote what goes back to the archive, into `tmp_path`."""
     volume, info = read_dicom_folder(folder)
-    case = Case("head", volume, False, {}, tuple(info["reference_files"]), info.get("tilt"))
-    mask = Volume(volume.voxels > 0, volume.grid)
+    files, frames = tuple(info["reference_files"]), tuple(info["reference_frames"])
+    case = Case("head", volume, False, {}, files, info.get("tilt"), frames)
+    mask, nothing = Volume(volume.voxels > 0, volume.grid), Volume(volume.voxels > 9999, volume.grid)
     picture(tmp_path / "preview.png")
     (tmp_path / "model.pt").write_bytes(b"weights")
     writer = CaseWriter(tmp_path, [], tmp_path / "model.pt", 1.0, 300.0, "cpu", secondary_capture=capture)
-    data = {"case": case, "skull": mask, "implant": mask, "defect_class": "cranial"}
+    data = {"case": case, "skull": mask, "implant": nothing, "defect_class": "cranial"}
     return writer._write_dicom(data, tmp_path)
 
 
@@ -511,8 +512,138 @@ def test_a_corrected_gantry_tilt_gives_a_warning_and_the_preview_alone(tmp_path:
         assert pydicom.dcmread(tmp_path / "preview.dcm").StudyInstanceUID == STUDY
 
 
+# Enhanced files
+
+
+def enhanced(folder: Path, pose: str = "oblique", edit: Callable[[Dataset], None] = lambda dataset: None) -> Result:
+    """Random masks on the slices of an enhanced file, whose frames are shuffled: as :func:`made` has them."""
+
+    def completed(dataset: Dataset) -> None:
+        complete_header(dataset, 0)
+        edit(dataset)
+
+    write_enhanced(folder / "ct" / "file", head_voxels(), direction=POSES[pose], edit=completed)
+    return of_frames(folder)
+
+
+def of_frames(folder: Path) -> Result:
+    volume, info = read_dicom_folder(folder / "ct")
+    voxels, slices = np.random.default_rng(0).integers(0, 3, volume.grid.size), np.arange(volume.grid.size[2])
+    skull = Volume((voxels == 1) & (slices > 0) & (slices < 7), volume.grid)
+    filled = Volume((voxels == 2) & ((slices == 4) | (slices == 5)), volume.grid)
+    source = SourceSeries.read(info["reference_files"], info["reference_frames"])
+    lost = write_segmentation(folder / "seg.dcm", skull, filled, source, CREATOR)
+    return Result(info["reference_files"], skull, filled, folder / "seg.dcm", lost)
+
+
+def assert_frames_refer_to_frames_at_their_place(result: Result) -> None:
+    """Every frame of the segmentation lies where the source's frame that it refers to says."""
+    sources = {one.SOPInstanceUID: one for one in map(pydicom.dcmread, dict.fromkeys(result.files))}
+    dataset = result.dataset
+    (series,) = dataset.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == next(iter(sources.values())).SeriesInstanceUID
+    listed = {(each.ReferencedSOPClassUID, each.ReferencedSOPInstanceUID) for each in series.ReferencedInstanceSequence}
+    assert listed == {(one.SOPClassUID, uid) for uid, one in sources.items()}
+    assert len(series.ReferencedInstanceSequence) == len(dataset.SourceImageSequence) == len(sources)
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        (item,) = group.DerivationImageSequence[0].SourceImageSequence
+        source = sources[item.ReferencedSOPInstanceUID]
+        assert item.ReferencedSOPClassUID == source.SOPClassUID
+        if "PerFrameFunctionalGroupsSequence" in source:
+            source = source.PerFrameFunctionalGroupsSequence[item.ReferencedFrameNumber - 1].PlanePositionSequence[0]
+        else:
+            assert "ReferencedFrameNumber" not in item
+        assert group.PlanePositionSequence[0].ImagePositionPatient == source.ImagePositionPatient
+
+
+def assert_voxels_lie_where_the_masks_do(result: Result) -> None:
+    """By the places that the frames give, not by their order."""
+    for number, mask in enumerate((result.skull, result.implant), 1):
+        left = np.array(mask.voxels)
+        dataset = result.dataset
+        for group, frame in zip(dataset.PerFrameFunctionalGroupsSequence, dataset.pixel_array, strict=True):
+            if group.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number:
+                corner = [*map(float, group.PlanePositionSequence[0].ImagePositionPatient), 1.0]
+                i, j, k = (mask.grid.inverse_affine @ corner)[:3]
+                np.testing.assert_allclose((i, j, k - round(k)), 0.0, atol=1e-4)
+                np.testing.assert_array_equal(frame.T, left[:, :, round(k)])
+                left[:, :, round(k)] = False
+        assert not left.any()
+
+
+@pytest.mark.parametrize("pose", POSES)
+def test_the_segmentation_of_an_enhanced_file_refers_to_its_frames(pose: str, tmp_path: Path) -> None:
+    result = enhanced(tmp_path, pose)
+
+    assert_frames_refer_to_frames_at_their_place(result)
+    assert_voxels_lie_where_the_masks_do(result)
+    dataset, source = result.dataset, pydicom.dcmread(result.files[0])
+    assert result.lost == []
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID", "PatientName", "PatientID"):
+        assert dataset[keyword].value == source[keyword].value
+
+
+def test_highdicom_reads_the_masks_of_an_enhanced_file_frame_by_frame(tmp_path: Path) -> None:
+    result = enhanced(tmp_path)
+    _, info = read_dicom_folder(tmp_path / "ct")
+
+    voxels = hd.seg.segread(result.path).get_pixels_by_source_frame(
+        pydicom.dcmread(result.files[0]).SOPInstanceUID,
+        [frame + 1 for frame in info["reference_frames"]],
+        assert_missing_frames_are_empty=True,
+    )
+
+    np.testing.assert_array_equal(voxels[..., 0].T, result.skull.voxels)
+    np.testing.assert_array_equal(voxels[..., 1].T, result.implant.voxels)
+
+
+def with_localizer_and_own_orientations(dataset: Dataset) -> None:
+    """A first frame that is a localizer, and an orientation in each frame's group instead of the shared one."""
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        group.PlaneOrientationSequence = shared.PlaneOrientationSequence
+    del shared.PlaneOrientationSequence
+    pixels = len(dataset.PixelData) // len(dataset.PerFrameFunctionalGroupsSequence)
+    localizer = Dataset()
+    localizer.update(dataset.PerFrameFunctionalGroupsSequence[0])
+    kind = Dataset()
+    kind.FrameType = ["ORIGINAL", "PRIMARY", "LOCALIZER", "NONE"]
+    localizer.CTImageFrameTypeSequence = [kind]
+    dataset.PerFrameFunctionalGroupsSequence.insert(0, localizer)
+    dataset.NumberOfFrames += 1
+    dataset.PixelData = bytes(pixels) + dataset.PixelData
+
+
+def test_frames_that_are_no_slices_and_orientations_of_their_own_change_nothing(tmp_path: Path) -> None:
+    result = enhanced(tmp_path, edit=with_localizer_and_own_orientations)
+
+    assert_frames_refer_to_frames_at_their_place(result)
+    assert_voxels_lie_where_the_masks_do(result)
+
+
+def test_a_series_of_two_enhanced_files_and_classic_slices_is_referred_to_each_in_its_way(tmp_path: Path) -> None:
+    voxels = head_voxels((12, 10, 9))
+    uids: dict[str, str] = {}
+
+    def same_series(dataset: Dataset, k: int = 0) -> None:
+        complete_header(dataset, k)
+        dataset.SeriesInstanceUID = uids.setdefault("series", dataset.SeriesInstanceUID)
+
+    for number in range(2):
+        origin = (-11.0, 23.0, -37.0 + 1.25 * 3 * number)
+        part = voxels[:, :, 3 * number : 3 * number + 3]
+        write_enhanced(tmp_path / "ct" / f"file{number}", part, origin=origin, edit=same_series)
+    write_series(tmp_path / "ct", voxels[:, :, 6:], origin=(-11.0, 23.0, -37.0 + 7.5), edit=same_series)
+
+    result = of_frames(tmp_path)
+
+    assert len(set(result.files)) == 2 + 3
+    assert_frames_refer_to_frames_at_their_place(result)
+    assert_voxels_lie_where_the_masks_do(result)
+
+
 @pytest.mark.parametrize("capture", [False, True])
-def test_an_enhanced_ct_gives_a_warning_and_the_preview_and_is_read_once(
+def test_an_enhanced_ct_is_read_once_for_all_its_frames(
     tmp_path: Path, capture: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def count(*words: object, **names: object) -> pydicom.FileDataset:
@@ -524,12 +655,9 @@ def test_an_enhanced_ct_gives_a_warning_and_the_preview_and_is_read_once(
     monkeypatch.setattr("bundle.skull_implant.dicom_source.pydicom.dcmread", count)
     before = read_dicom_folder(tmp_path / "ct") and len(reads)
 
-    assert read_and_written(tmp_path / "ct", tmp_path, capture) == [
-        "segmentation.dcm was not written: the source is an enhanced CT, to whose frames it cannot refer; use the "
-        "NIfTI masks"
-    ]
+    assert read_and_written(tmp_path / "ct", tmp_path, capture) == []
     assert len(reads) - 2 * before <= 2  # whatever the number of frames
-    assert not (tmp_path / "segmentation.dcm").exists()
+    assert (tmp_path / "segmentation.dcm").exists()
     assert (tmp_path / "preview.dcm").exists() == capture
 
 
@@ -551,7 +679,12 @@ def test_a_dicom_validator_finds_no_errors(tmp_path: Path, implant: bool) -> Non
     source = SourceSeries.read(result.files)
     write_secondary_capture(tmp_path / "preview.dcm", tmp_path / "preview.png", source, CREATOR)
 
-    for path, kind in ((result.path, "Segmentation"), (tmp_path / "preview.dcm", "SCImage")):
+    of_frames = enhanced(tmp_path / "enhanced").path
+    for path, kind in (
+        (result.path, "Segmentation"),
+        (of_frames, "Segmentation"),
+        (tmp_path / "preview.dcm", "SCImage"),
+    ):
         said = run_tool("dciodvfy", "Debian's dicom3tools", path)
         assert kind in said.stderr + said.stdout
         assert [line for line in (said.stderr + said.stdout).splitlines() if line.startswith(("Error", "Warn"))] == []
@@ -572,7 +705,15 @@ def rounded(dataset: Dataset, k: int) -> None:
     ],
 )
 def test_dcmqi_reads_the_nifti_masks_voxels(tmp_path: Path, pose: str, implant: bool, edit: Edit) -> None:
-    result = made(tmp_path, pose, edit, implant=implant)
+    assert_dcmqi_reads(made(tmp_path, pose, edit, implant=implant), tmp_path)
+
+
+def test_dcmqi_reads_the_masks_of_an_enhanced_file(tmp_path: Path) -> None:
+    assert_dcmqi_reads(enhanced(tmp_path), tmp_path)
+
+
+def assert_dcmqi_reads(result: Result, tmp_path: Path) -> None:
+    """Both segments, voxel for voxel where they lie."""
     outcome = run_tool(
         *("segimage2itkimage", "the package dcmqi", "--inputDICOM", result.path),
         *("--outputDirectory", tmp_path, "--outputType", "nrrd"),
@@ -585,3 +726,23 @@ def test_dcmqi_reads_the_nifti_masks_voxels(tmp_path: Path, pose: str, implant: 
         voxels = sitk.GetArrayFromImage(sitk.Resample(read, mask, sitk.Transform(), sitk.sitkNearestNeighbor))
         np.testing.assert_array_equal(voxels > 0, sitk.GetArrayFromImage(mask) > 0)
         assert np.count_nonzero(sitk.GetArrayFromImage(read)) == np.count_nonzero(voxels)
+
+
+def test_slicerio_reads_the_nifti_masks_voxels_from_what_dcmqi_gives_slicer(tmp_path: Path) -> None:
+    """No DICOM is read by slicerio itself: Slicer's own importer is dcmqi, as here."""
+    slicerio = pytest.importorskip("slicerio", reason="no slicerio: pip install slicerio")
+    result = made(tmp_path)
+    words = ("--inputDICOM", result.path, "--outputDirectory", tmp_path, "--outputType", "nrrd", "--mergeSegments")
+    outcome = run_tool("segimage2itkimage", "the package dcmqi", *words)
+    assert outcome.returncode == 0, outcome.stderr
+
+    read = slicerio.read_segmentation(str(tmp_path / "1.nrrd"))
+
+    for number, mask in enumerate((result.skull, result.implant), 1):
+        index = np.argwhere(read["voxels"] == number)
+        places = index @ read["ijkToLPS"][:3, :3].T + read["ijkToLPS"][:3, 3]
+        there = places @ mask.grid.inverse_affine[:3, :3].T + mask.grid.inverse_affine[:3, 3]
+        np.testing.assert_allclose(there, np.rint(there), atol=1e-3)
+        found = np.zeros(mask.grid.size, bool)
+        found[tuple(np.rint(there).astype(int).T)] = True
+        np.testing.assert_array_equal(found, mask.voxels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,7 @@ def test_an_oblique_series_in_shuffled_files_comes_back_voxel_for_voxel(tmp_path
     np.testing.assert_allclose(volume.grid.origin, (-11.0, 23.0, -37.0), atol=1e-8)
     np.testing.assert_allclose(np.reshape(volume.grid.direction, (3, 3)), direction, atol=1e-8)
     assert info.pop("reference_files") == files
+    assert info.pop("reference_frames") == [0] * 8
     assert info == {"format": "DICOM", "modality": "CT", "series_number": 1, "slice_count": 8}
 
 
@@ -230,14 +232,16 @@ def _drop(tag):
 )
 def test_a_missing_tag_is_named_with_its_file(tmp_path: Path, tag: str) -> None:
     files = write_series(tmp_path, head_voxels(), edit=_drop(tag))
-    with pytest.raises(InputError, match=rf"series 1, file {files[2].name}: {tag} must be"):
+    number = sorted(files).index(files[2]) + 1
+    with pytest.raises(InputError, match=rf"series 1, file {number} by name: {tag} must be"):
         read_dicom_folder(tmp_path)
 
 
 @pytest.mark.parametrize("tag", ["PixelData", "PhotometricInterpretation"])
 def test_a_slice_without_pixels_is_named(tmp_path: Path, tag: str) -> None:
     files = write_series(tmp_path, head_voxels(), edit=_drop(tag))
-    with pytest.raises(InputError, match=rf"series 1, file {files[2].name}: its pixels cannot be decoded"):
+    number = dcmread(files[2]).InstanceNumber
+    with pytest.raises(InputError, match=rf"series 1, slice number {number} at .* its pixels cannot be decoded"):
         read_dicom_folder(tmp_path)
 
 
@@ -300,7 +304,8 @@ def test_folders_without_dicom_are_refused(tmp_path: Path) -> None:
 def test_a_slice_cut_off_in_its_header_is_not_passed_over(tmp_path: Path) -> None:
     files = write_series(tmp_path, head_voxels())
     files[-1].write_bytes(files[-1].read_bytes()[:380])
-    with pytest.raises(InputError, match=f"{files[-1].name}: this CT slice is cut off"):
+    number = sorted(files).index(files[-1]) + 1
+    with pytest.raises(InputError, match=rf", file {number} by name: this CT slice is cut off"):
         read_dicom_folder(tmp_path)
 
 
@@ -309,7 +314,7 @@ def test_a_slice_cut_off_anywhere_is_refused(tmp_path: Path, share: float) -> No
     files = write_series(tmp_path, head_voxels())
     data = files[-1].read_bytes()
     files[-1].write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(InputError, match=files[-1].name):
+    with pytest.raises(InputError, match=r"file \d by name: this CT slice|slice number \d at .* its pixels"):
         read_dicom_folder(tmp_path)
 
 
@@ -328,7 +333,49 @@ def test_a_damaged_file_is_passed_over_with_a_warning(tmp_path: Path, caplog: py
     data = files[0].read_bytes()
     files[0].write_bytes(data.replace(b"\x20\x00\x0e\x00UI", b"\x20\x00\x0e\x00II"))  # no such value representation
     np.testing.assert_array_equal(read_dicom_folder(tmp_path)[0].voxels, voxels[:, :, 1:])
-    assert f"{files[0].name}: passed over, a damaged DICOM file" in caplog.text
+    assert f", file {sorted(files).index(files[0]) + 1} by name: passed over, a damaged DICOM file" in caplog.text
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "header cut": lambda data: data[:380],
+    "pixels cut": lambda data: data[: len(data) - 100],
+    "no position": lambda data: data.replace(b"\x20\x00\x32\x00DS", b"\x21\x00\x32\x00DS"),
+    "no pixels": lambda data: data.replace(b"\xe0\x7f\x10\x00OW", b"\xe0\x7f\x11\x00OW"),
+    "no such representation": lambda data: data.replace(b"\x20\x00\x0e\x00UI", b"\x20\x00\x0e\x00II"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_no_message_has_the_name_of_a_file_or_of_a_folder_below(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Export programs put names of patients there; the case's own folder is named by the user."""
+    files = write_series(tmp_path / "case" / "ZWIEBEL_FISCH", head_voxels())
+    for path in files:
+        path.rename(path.with_name(f"FISCH_{path.name}"))
+    path = sorted((tmp_path / "case" / "ZWIEBEL_FISCH").iterdir())[3]
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    told = ""
+    try:
+        read_dicom_folder(tmp_path / "case")
+    except InputError as error:
+        told = str(error)
+    told += caplog.text
+    assert "case" in told
+    assert "FISCH" not in told
+    assert "ZWIEBEL" not in told
+
+
+def test_a_file_that_cannot_be_opened_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(tmp_path / "case", head_voxels())
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "case" / "IM01_0001"))
+
+    monkeypatch.setattr("bundle.skull_implant.dicom_pixels._stored_padding", refuse)
+    with pytest.raises(InputError, match=r"decoded \(Permission denied\)") as caught:
+        read_dicom_folder(tmp_path / "case")
+    assert "IM01" not in str(caught.value)
 
 
 def test_links_in_a_circle_and_pipes_do_not_hang(tmp_path: Path) -> None:
@@ -388,7 +435,7 @@ def test_damaged_compressed_slices_are_refused(tmp_path: Path, old: bytes, new: 
     data = path.read_bytes()
     assert old in data
     path.write_bytes(data.replace(old, new, 1))
-    with pytest.raises(InputError, match=rf"file IM01_0001.dcm: its pixels cannot be decoded \(.*{reason}\)"):
+    with pytest.raises(InputError, match=rf"slice number \d at .* its pixels cannot be decoded \(.*{reason}\)"):
         read_dicom_folder(tmp_path)
 
 

@@ -81,6 +81,30 @@ def test_a_budget_of_triangles_is_kept_with_the_volume(tmp_path: Path) -> None:
     assert abs(found["implant"]["surface_volume_error"]) < 0.02
 
 
+def test_a_jagged_rim_gets_the_triangles_that_keep_it_out_of_the_bone_and_a_review(tmp_path: Path) -> None:
+    def star(points: np.ndarray) -> np.ndarray:
+        around = np.arctan2(points[..., 1], points[..., 0])
+        return np.hypot(points[..., 0], points[..., 1]) - 22.0 * (1 + 0.3 * np.sin(9 * around))
+
+    implant, skull = (
+        drawn(
+            lambda p, sign=sign: (sign * star(p) >= 0) & (np.abs(p[..., 2]) < 3), np.zeros(3), 34.0, OBLIQUE, (1, 1, 1)
+        )
+        for sign in (-1, 1)
+    )
+    settings = PrintSettings(triangles=1000)
+
+    loose = print_implant(tmp_path, skull, implant, settings, maximum_overlap_mm=99.0)
+    found = print_implant(tmp_path, skull, implant, settings)
+
+    assert loose["triangles"] <= 1000
+    assert loose["gap_mm"]["min"] < -0.5
+    assert found["gap_mm"]["min"] >= -0.5
+    assert 1000 < found["triangles"] < 30_000
+    (reason,) = print_reasons({"implant": found}, settings, ReviewRules())
+    assert "triangles, more than 1000, with which it would reach into bone" in reason
+
+
 def test_a_clearance_makes_the_surface_smaller_and_is_told(tmp_path: Path) -> None:
     settings = PrintSettings(clearance_mm=1.0)
 
@@ -123,7 +147,10 @@ def test_a_thin_plate_is_told_and_reviewed(tmp_path: Path) -> None:
         ({"watertight": False}, "the implant's surface is not watertight"),
         ({"surface_volume_error": -0.031}, "the surface's volume is -3.1% off the mask's, more than 2%"),
         ({"pieces": 3}, "the surface has 3 pieces, the implant's mask 1"),
-        ({"triangles": 300_000}, "the surface has 300000 triangles, more than 200000"),
+        (
+            {"triangles": 300_000},
+            "the surface has 300000 triangles, more than 200000, with which it would reach into bone",
+        ),
         ({"gap_mm": {"min": -0.8}}, "the surface reaches 0.80 mm into bone, at most 0.5; allow more triangles"),
     ],
 )

@@ -196,6 +196,31 @@ def test_a_binary_mask_loses_only_tiny_specks_away_from_the_skull() -> None:
     np.testing.assert_array_equal(cleaned.voxels, mask)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("spacing", [(0.5, 0.6, 1.25), (2.0, 2.0, 5.0)])
+def test_bone_does_not_depend_on_how_voxels_lie_in_memory_and_lies_as_files_are_written(
+    order: str, spacing: tuple[float, float, float]
+) -> None:
+    """A bone shell in a head of 170 mm that the grid's end cuts, on a grid whose blocks do not come out even."""
+    size = tuple(int(200 / step) - 1 for step in spacing)
+    x, y, z = np.ogrid[tuple(slice(0.0, count) for count in size)]
+    x, y, z = (axis * step - 99.0 for axis, step in zip((x, y, z), spacing, strict=True))
+    radius = np.sqrt(x**2 + y**2 + (z - 30.0) ** 2)
+    hu = np.where(radius < 85, 40, -1000).astype(np.int16)
+    bone = (radius < 78) & (radius > 70)
+    hu[bone] = 900
+    place = Grid(size, spacing, (0.0, 0.0, 0.0), PLAIN)
+    mask = skull_mask_from_hu(Volume(np.asarray(hu, order=order), place)).voxels
+    np.testing.assert_array_equal(mask, bone)
+    assert mask.flags.f_contiguous
+
+
+def test_air_alone_is_no_skull() -> None:
+    place = Grid((40, 40, 40), (4.0, 4.0, 4.0), (0.0, 0.0, 0.0), PLAIN)
+    with pytest.raises(CaseRefused, match=r"no skull found \(0.0 ml"):
+        skull_mask_from_hu(Volume(np.full(place.size, -1000, np.int16), place))
+
+
 @pytest.mark.parametrize("fill", [0, 1])
 def test_a_binary_mask_of_nothing_or_one_piece_is_returned_as_it_is(fill: int) -> None:
     grid = Grid((4, 5, 6), (1.0, 2.0, 3.0), (0.0, 0.0, 0.0), TILT)

@@ -23,9 +23,16 @@ from bundle.skull_implant.batch_folder import BatchFolder
 from bundle.skull_implant.batch_identity import hash_weights
 from bundle.skull_implant.batch_inputs import BatchInput, find_inputs
 from bundle.skull_implant.batch_summary import STATUSES, write_summary
-from bundle.skull_implant.case_process import address_of, run_in_case_process, stop_case_processes, thread_variables
+from bundle.skull_implant.case_process import (
+    ROOT,
+    address_of,
+    run_in_case_process,
+    stop_case_processes,
+    thread_variables,
+)
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.print_settings import PrintSettings
+from bundle.skull_implant.shipped_weights import check_weights
 
 logger = logging.getLogger(__name__)
 DEFECT_CLASSES = ("auto", "cranial", "facial")
@@ -107,10 +114,12 @@ def run_batch(
     input_root, output_root, model_file = map(_absolute, (input_root, output_root, model_file))
     try:
         weights = hash_weights(model_file)
+        check_weights(model_file)
     except OSError as error:
         rule = "model_file must be a file that can be read"
         raise InputError(f"{model_file.name}: {rule} ({error.strerror}); give the shipped models/model.pt") from error
     folder = BatchFolder(output_root, input_root)
+    logger.info("looking for cases below %s", input_root.name)
     inputs = find_inputs(input_root, output_root)
     with folder:
         requests = [
@@ -233,6 +242,7 @@ def _cluster(resources: Resources) -> Iterator[distributed.Client]:
             rule = "--scheduler must be the address of a dask scheduler with workers"
             raise InputError(f"{resources.scheduler}: {rule}, none answered; check it, or leave it out") from error
         with client:
+            _check_bundle_is_there(client, resources.scheduler)
             yield client
         return
     with (
@@ -250,6 +260,24 @@ def _cluster(resources: Resources) -> Iterator[distributed.Client]:
         distributed.Client(cluster) as client,
     ):
         yield client
+
+
+def _check_bundle_is_there(client: distributed.Client, address: str) -> None:
+    """Refuse a cluster whose processes cannot import the bundle, before every case fails of it."""
+
+    def finds_bundle() -> bool:  # goes to the others as code, being no function of a module's own
+        import importlib.util
+
+        try:
+            return importlib.util.find_spec("bundle.skull_implant") is not None
+        except ModuleNotFoundError:
+            return False
+
+    found = [client.run_on_scheduler(finds_bundle), *client.run(finds_bundle).values()]
+    if not all(found):
+        rule = "the scheduler and all workers must be able to import the bundle"
+        way_out = f"start each with PYTHONPATH={ROOT.as_posix()}, or where that machine has it"
+        raise InputError(f"{address}: {rule}, {found.count(False)} of {len(found)} cannot; {way_out}")
 
 
 def _not_started(inputs: Sequence[BatchInput], outcomes: Sequence[CaseOutcome]) -> list[CaseOutcome]:

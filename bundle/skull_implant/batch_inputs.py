@@ -51,9 +51,10 @@ class BatchInput:
 def find_inputs(root: Path, output_root: Path) -> list[BatchInput]:
     """The cases at or below a folder, in the order of their names.
 
-    A series is all CT files with one SeriesInstanceUID, wherever they lie; localizers, other modalities and reports are
-    passed over. So are earlier results of this bundle, hidden files and folders and those that are neither DICOM nor a
-    volume. Links to folders are not followed, so that links cannot lead round in circles; links to files are.
+    A series is all CT files with one SeriesInstanceUID, wherever they lie, with the DICOMDIR above them; localizers,
+    other modalities and reports are passed over. So are earlier results of this bundle, hidden files and folders and
+    those that are neither DICOM nor a volume. Links to folders are not followed, so that links cannot lead round in
+    circles; links to files are.
 
     Args:
         root: searched with its subfolders.
@@ -105,6 +106,8 @@ class _Tree:
     series: dict[str, _SeriesFiles] = field(default_factory=lambda: defaultdict(_SeriesFiles))
     unusable: list[tuple[Path, str]] = field(default_factory=list)  # might belong to a series
     closed: list[tuple[Path, str]] = field(default_factory=list)  # folders that cannot be listed
+    directories: list[Path] = field(default_factory=list)  # DICOMDIR files, which list what must be there
+    no_slices: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))  # of a series: its localizers
     passed_over: Counter[str] = field(default_factory=Counter)
 
     def told(self) -> str:
@@ -127,8 +130,12 @@ class _Tree:
             return
         if found.is_cut:
             self.unusable.append((path, "a CT slice that is cut off in its header; copy it again, or take it out"))
+        elif path.name.upper() == "DICOMDIR" and found.header is not None:
+            self.directories.append(path)
         elif found.header is None or found.kind != CT:
             self.passed_over[PASSED_OVER.get(found.kind, "DICOM files that are no CT slices")] += 1
+            if found.series_uid:
+                self.no_slices[found.series_uid].append(path)
         else:
             series = self.series[found.series_uid or f"none in {path.parent}"]
             series.files.append(path)
@@ -200,6 +207,9 @@ def _series(tree: _Tree) -> Iterator[_Wanted]:
             candidates = [hashed]
         # What cannot be read may be one of its slices: reading the case will say so, rather than leave it out.
         files = [*series.files, *(path for folder in series.folders for path in unusable[folder])]
+        directories = [path for path in tree.directories if path.parent in (home, *home.parents)]
+        if directories:  # which list localizers among a series' files
+            files += [*directories, *tree.no_slices[uid]]
         yield candidates, BatchInput("", tuple(sorted(files)), True)
 
 

@@ -123,9 +123,10 @@ def _block_mean(mask: Volume, blocks: tuple[int, ...]) -> Volume:
     size = np.array(mask.voxels.shape)
     padded = -(-size // blocks) * np.array(blocks)
     voxels = mask.voxels.view(np.uint8) if mask.voxels.dtype == bool else mask.voxels
-    # One axis after the other, the slowest in memory last, keeps the temporaries small.
+    # One axis after the other keeps the temporaries small; the slowest in memory first, or it takes 5 times as long.
     total = np.pad(voxels, [(0, int(extra)) for extra in padded - size])
-    for axis, block in enumerate(blocks):
+    for axis in np.argsort(total.strides)[::-1].tolist():
+        block = blocks[axis]
         shape = [*total.shape[:axis], total.shape[axis] // block, block, *total.shape[axis + 1 :]]
         total = total.reshape(shape).sum(axis=axis + 1, dtype=np.uint16)
     means = total.astype(np.float32) / float(np.prod(blocks))

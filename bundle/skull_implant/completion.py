@@ -113,7 +113,7 @@ def complete(config_file: Path, **overrides: Any) -> list[Path]:
     parser = ConfigParser()
     parser.read_config(str(config_file))
     for key, value in overrides.items():
-        parser[key] = value
+        parser[key] = as_it_is(key, value)
     parser.parse()
     try:
         writer = parser.get_parsed_content("writer")
@@ -125,6 +125,28 @@ def complete(config_file: Path, **overrides: Any) -> list[Path]:
             raise
         raise expected from error
     return list(writer.written)
+
+
+def as_it_is(key: str, value: Any) -> Any:
+    """An override that MONAI's parser leaves alone.
+
+    In text it runs what begins with `$`, looks up what begins with `@` or `%`, and makes `::` of each `#`, also where a
+    user's folder is called `Head #2`. Paths are handed over as such, which it does not look into.
+
+    Args:
+        key: of the config.
+        value: that a user gave.
+
+    Raises:
+        InputError: text, other than a path, that it would not leave alone.
+    """
+    if not isinstance(value, str):
+        return value
+    if key in ("dataset_dir", "output_dir", "model_file"):
+        return Path(value)
+    if set(value) & set("$@%#"):
+        raise InputError(f"{key} must be plain text without $, @, % and #, got {value!r}")
+    return value
 
 
 def choose_device(name: str) -> torch.device:

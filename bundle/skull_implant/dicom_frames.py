@@ -15,7 +15,7 @@ from bundle.skull_implant.errors import InputError
 FUNCTIONAL_GROUPS = {
     "PlanePositionSequence": {"ImagePositionPatient": "ImagePositionPatient"},
     "PlaneOrientationSequence": {"ImageOrientationPatient": "ImageOrientationPatient"},
-    "PixelMeasuresSequence": {"PixelSpacing": "PixelSpacing"},
+    "PixelMeasuresSequence": {"PixelSpacing": "PixelSpacing", "SliceThickness": "SliceThickness"},
     "PixelValueTransformationSequence": {"RescaleSlope": "RescaleSlope", "RescaleIntercept": "RescaleIntercept"},
     "FrameContentSequence": {
         "FrameAcquisitionNumber": "AcquisitionNumber",
@@ -73,7 +73,7 @@ def frames_of(dataset: pydicom.Dataset, path: Path, label: str) -> list[Frame]:
     Args:
         dataset: header without pixels.
         path: its file.
-        label: what messages call the series.
+        label: what messages call the file; never by its name.
 
     Raises:
         InputError: a tag is missing or is no number, or an enhanced file's groups do not match its frames.
@@ -81,10 +81,10 @@ def frames_of(dataset: pydicom.Dataset, path: Path, label: str) -> list[Frame]:
     if "PerFrameFunctionalGroupsSequence" not in dataset:
         return [_frame(dataset, 0, path, label)]
     groups = dataset.PerFrameFunctionalGroupsSequence
-    claimed = int(tag_numbers(dataset, "NumberOfFrames", 1, path, label)[0])
+    claimed = int(tag_numbers(dataset, "NumberOfFrames", 1, label)[0])
     if claimed != len(groups):
         rule = f"NumberOfFrames and the per-frame groups must agree, {claimed} and {len(groups)} arrived"
-        raise InputError(f"{label}, file {path.name}: {rule}; export the series again")
+        raise InputError(f"{label}: {rule}; export the series again")
     headers = [classic_header(dataset, index) for index in range(len(groups))]
     return [
         _frame(header, index, path, label)
@@ -112,14 +112,14 @@ def classic_header(dataset: pydicom.Dataset, index: int) -> pydicom.Dataset:
 
 def _frame(dataset: pydicom.Dataset, index: int, path: Path, label: str) -> Frame:
     def numbers(tag: str, count: int) -> np.ndarray:
-        return tag_numbers(dataset, tag, count, path, label)
+        return tag_numbers(dataset, tag, count, label)
 
     rows, columns, samples = (int(numbers(tag, 1)[0]) for tag in ("Rows", "Columns", "SamplesPerPixel"))
     orientation = numbers("ImageOrientationPatient", 6).reshape(2, 3)
     if samples != 1 or np.abs(orientation @ orientation.T - np.eye(2)).max() > 1e-3:
         rule = "a slice must have one value per pixel, and rows perpendicular to columns"
         found = f"{samples} and orientation {orientation.ravel().tolist()}"
-        raise InputError(f"{label}, file {path.name}: {rule}, {found} arrived; export the series again")
+        raise InputError(f"{label}: {rule}, {found} arrived; export the series again")
     along_row = orientation[0] / np.linalg.norm(orientation[0])
     along_column = orientation[1] - (orientation[1] @ along_row) * along_row  # tags have six digits: make it exact
     return Frame(

@@ -18,9 +18,10 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedE
 NOT_DICOM, DAMAGED, CT = "not DICOM", "damaged DICOM", "CT"
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 _TAGS = (
-    "SOPClassUID SeriesInstanceUID SeriesNumber Modality ImageType AcquisitionNumber TemporalPositionIndex "
-    "InstanceNumber NumberOfFrames Rows Columns PixelSpacing ImageOrientationPatient ImagePositionPatient "
-    "SamplesPerPixel RescaleSlope RescaleIntercept SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
+    "SOPClassUID SOPInstanceUID SeriesInstanceUID SeriesNumber Modality ImageType AcquisitionNumber "
+    "TemporalPositionIndex InstanceNumber NumberOfFrames Rows Columns PixelSpacing ImageOrientationPatient "
+    "ImagePositionPatient SamplesPerPixel RescaleSlope RescaleIntercept SharedFunctionalGroupsSequence "
+    "PerFrameFunctionalGroupsSequence"
 )
 
 

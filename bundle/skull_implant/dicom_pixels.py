@@ -58,9 +58,12 @@ def hounsfield_of_file(
     except InputError:
         raise
     except Exception as error:  # pydicom and GDCM raise whatever damaged pixels lead them to
-        reason = (str(error).splitlines() or [type(error).__name__])[-1][:160]
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)  # the rest is the path
+        reason = (text.splitlines() or [type(error).__name__])[-1].replace(str(path), "it").replace(path.name, "it")
         advice = "copy it again, or export the series uncompressed (gdcmconv --raw)"
-        raise InputError(f"{label}, file {path.name}: its pixels cannot be decoded ({reason}); {advice}") from error
+        raise InputError(
+            f"{label}, {frames[0].name}: its pixels cannot be decoded ({reason[:160]}); {advice}"
+        ) from error
 
 
 def _stored(dataset: pydicom.Dataset, frames: Sequence[Frame]) -> Iterator[np.ndarray]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pydicom.uid import CTImageStorage
-
 from bundle.skull_implant.dicom_capture import write_secondary_capture
 from bundle.skull_implant.dicom_derived import Creator
 from bundle.skull_implant.dicom_seg import write_segmentation
@@ -25,14 +23,14 @@ def write_dicom_results(
     files: Sequence[Path],
     creator: Creator,
     *,
+    frames: Sequence[int] = (),
     parameters: Mapping[str, str] | None = None,
     picture: Path | None = None,
     tilt_degrees: float = 0.0,
 ) -> list[str]:
     """Write `segmentation.dcm`, and `preview.dcm` if there is a picture for it.
 
-    A segmentation refers to the source slice by slice, so there is none where the masks' slices are not the source's,
-    nor for an enhanced CT, whose frames `write_segmentation` does not know.
+    A segmentation refers to the source slice by slice, so there is none where the masks' slices are not the source's.
 
     Args:
         folder: gets the files.
@@ -40,6 +38,7 @@ def write_dicom_results(
         implant: on the same grid.
         files: the series' slices from k = 0 up.
         creator: what computed the masks.
+        frames: of each slice, its place among the frames of its file, from 0; not needed for classic files.
         parameters: names and values of the settings that the implant was computed with.
         picture: the preview, a PNG file; None writes no `preview.dcm`.
         tilt_degrees: gantry tilt that was corrected, so that the masks' slices are not the source's; else 0.
@@ -65,13 +64,9 @@ def write_dicom_results(
     if not wanted:
         return warnings
     try:
-        source = SourceSeries.read(list(dict.fromkeys(files)))  # a file of many frames once
+        source = SourceSeries.read(files, frames)
     except InputError as error:
         return warnings + [f"{name} was not written: {error}" for name in wanted]
-    if "segmentation.dcm" in wanted and source.slices[0].SOPClassUID != CTImageStorage:
-        del wanted["segmentation.dcm"]
-        rule = "the source is an enhanced CT, to whose frames it cannot refer"
-        warnings.append(f"segmentation.dcm was not written: {rule}; use the NIfTI masks")
     for name, write in wanted.items():
         try:
             lost = write(folder / name, source)

@@ -5,14 +5,15 @@ Needs pydicom 3, so nothing that runs inside MONAI Label may import it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import highdicom as hd
 import numpy as np
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
 from bundle.skull_implant.dicom_derived import Creator, write_derived
@@ -58,10 +59,11 @@ def write_segmentation(
         OSError: the file cannot be written.
     """
     step_mm = skull.grid.spacing[2]
+    stand_ins = [generate_uid() if number else None for number in source.frame_numbers]
 
     def make() -> hd.seg.Segmentation:
         image = hd.seg.Segmentation(
-            source_images=_source_images(source, step_mm),
+            source_images=_source_images(source, stand_ins, step_mm),
             pixel_array=_labels(skull, implant),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=_segments(creator, parameters or {}, bone_color, implant_color),
@@ -80,27 +82,58 @@ def write_segmentation(
         # highdicom leaves it out where positions are rounded, and readers would take the thickness for it.
         (measures,) = image.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
         measures.SpacingBetweenSlices = format_number_as_ds(float(step_mm))
+        if any(source.frame_numbers):
+            _refer_to_frames(image, source, stand_ins)
         return image
 
     return write_derived(path, make, source, creator)
 
 
-def _source_images(source: SourceSeries, step_mm: float) -> list[Dataset]:
+def _source_images(source: SourceSeries, stand_ins: Sequence[str | None], step_mm: float) -> list[Dataset]:
     """The slices as highdicom wants them.
 
     They get a thickness, one orientation to the last digit (the reader has seen that they are parallel, and places them
-    by the first one's), and nothing in the attributes of patient and study that would be checked.
+    by the first one's), and nothing in the attributes of patient and study that would be checked. A frame of an
+    enhanced file becomes a classic slice with a UID that stands in for the file's, because highdicom takes whole files
+    only, without repeated places, with all frames in one orientation's group.
     """
     images = []
-    for slice_ in source.slices:
+    for slice_, stand_in in zip(source.slices, stand_ins, strict=True):
         image = Dataset()
         image.update(slice_)
+        if stand_in:
+            image.add_new("SOPClassUID", "UI", CTImageStorage)  # setting it would change the slice's own element
+            image.add_new("SOPInstanceUID", "UI", stand_in)
         image.setdefault("SliceThickness", step_mm)
         image["ImageOrientationPatient"] = source.slices[0]["ImageOrientationPatient"]
         for keyword in ALWAYS_PRESENT:
             setattr(image, keyword, "")
         images.append(image)
     return images
+
+
+def _refer_to_frames(image: Dataset, source: SourceSeries, stand_ins: Sequence[str | None]) -> None:
+    """Replace the UIDs that stood in for frames of enhanced files by references to these frames."""
+    meant = dict(zip(stand_ins, zip(source.slices, source.frame_numbers, strict=True), strict=True))
+
+    def turned(item: Dataset, with_frame: bool = False) -> Dataset:
+        result = copy.deepcopy(item)  # highdicom puts one item into several sequences
+        slice_, number = meant.get(item.ReferencedSOPInstanceUID, (None, None))
+        if slice_ is not None:  # else a classic slice of the same series
+            result.ReferencedSOPClassUID, result.ReferencedSOPInstanceUID = slice_.SOPClassUID, slice_.SOPInstanceUID
+            if with_frame:
+                result.ReferencedFrameNumber = number
+        return result
+
+    def files(items: Sequence[Dataset]) -> list[Dataset]:
+        return list({each.ReferencedSOPInstanceUID: each for each in map(turned, items)}.values())
+
+    for group in image.PerFrameFunctionalGroupsSequence:
+        for derivation in group.DerivationImageSequence:
+            derivation.SourceImageSequence = [turned(item, True) for item in derivation.SourceImageSequence]
+    image.SourceImageSequence = files(image.SourceImageSequence)
+    (series,) = image.ReferencedSeriesSequence
+    series.ReferencedInstanceSequence = files(series.ReferencedInstanceSequence)
 
 
 def _labels(skull: Volume, implant: Volume) -> np.ndarray:

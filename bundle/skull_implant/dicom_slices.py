@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,15 +48,22 @@ class Stack:
     Args:
         volume: HU, voxels `(X, Y, Z)`.
         files: of each slice from k = 0 up; one file many times where it holds many frames.
+        frames: of each slice, its place among the frames of its file, from 0.
         tilt: gantry tilt that was corrected, so that the volume's voxels are not those of the files; None without.
     """
 
     volume: Volume
     files: list[Path]
+    frames: list[int]
     tilt: CorrectedTilt | None = None
 
 
-def stack_slices(headers: Sequence[tuple[Path, pydicom.Dataset]], label: str, rules: SliceRules | None = None) -> Stack:
+def stack_slices(
+    headers: Sequence[tuple[Path, pydicom.Dataset]],
+    label: str,
+    rules: SliceRules | None = None,
+    numbers: Mapping[Path, int] | None = None,
+) -> Stack:
     """Put slices in order by their place along the normal, whatever their numbers say, and read them in HU.
 
     Of several slices at one place, the first acquisition's is taken. Slices that a tilted gantry sheared are moved in
@@ -66,6 +73,7 @@ def stack_slices(headers: Sequence[tuple[Path, pydicom.Dataset]], label: str, ru
         headers: path and header of each file, in any order.
         label: what messages call the series, `folder: series 1`.
         rules: which slices make a volume.
+        numbers: what messages call the files, whose names may be the patient's; None for their places by name.
 
     Raises:
         InputError: a tag is missing, there are too many voxels, or pixels cannot be decoded.
@@ -73,9 +81,14 @@ def stack_slices(headers: Sequence[tuple[Path, pydicom.Dataset]], label: str, ru
             at one place in one acquisition.
     """
     rules = rules or SliceRules()
+    numbers = numbers or {path: number for number, path in enumerate(sorted(path for path, _ in headers), 1)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's remarks on sloppy values; what matters is checked here
-        frames = [frame for path, dataset in headers for frame in frames_of(dataset, path, label)]
+        frames = [
+            frame
+            for path, dataset in headers
+            for frame in frames_of(dataset, path, f"{label}, file {numbers[path]} by name")
+        ]
         slices = _ordered(frames, label)
         grid, tilt = _grid(slices, label, rules)
         if np.prod(grid.size, dtype=object) > rules.maximum_voxels:
@@ -83,12 +96,12 @@ def stack_slices(headers: Sequence[tuple[Path, pydicom.Dataset]], label: str, ru
             rule = f"must have at most {rules.maximum_voxels} voxels"
             raise InputError(f"{label}: {rule}, {found} arrived; export it with fewer or smaller slices")
         volume = Volume(_hounsfield(slices, label), grid)
-    files = [one.path for one in slices]
+    files, places = [one.path for one in slices], [one.index for one in slices]
     if tilt is None:
-        return Stack(volume, files)
+        return Stack(volume, files, places)
     logger.warning("%s: gantry tilt of %.1f degrees, resampled to an upright grid", label, tilt.degrees)
     upright, corrected = tilt.corrected(volume)
-    return Stack(upright, files, corrected)
+    return Stack(upright, files, places, corrected)
 
 
 def _refused(label: str, reason: str) -> CaseRefused:

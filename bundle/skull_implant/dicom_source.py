@@ -21,11 +21,13 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import STR_VR
 
+from bundle.skull_implant.dicom_frames import classic_header
 from bundle.skull_implant.errors import InputError
 
 # Without these nothing can refer to a slice or lie where it lies.
 REQUIRED = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"]
 PLACE = ["Rows", "Columns", "PixelSpacing", "SliceThickness", "ImageOrientationPatient", "ImagePositionPatient"]
+GROUPS = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]  # of an enhanced file
 OPTIONAL = ["Modality", "PositionReferenceIndicator", "LossyImageCompression"]
 # Every public attribute of these groups is of the modules Patient, Patient Study or Clinical Trial; those of General
 # Study are scattered over other groups.
@@ -60,26 +62,38 @@ class SourceSeries:
     Args:
         slices: of each slice from k = 0 up, what names and places it; nothing of the patient.
         first: the first slice's whole header, as it is stored.
+        frame_numbers: of each slice, its number in its enhanced file, from 1; None for a classic file.
     """
 
     slices: Sequence[Dataset]
     first: Dataset
+    frame_numbers: Sequence[int | None]
 
     @classmethod
-    def read(cls, files: Sequence[Path]) -> SourceSeries:
+    def read(cls, files: Sequence[Path], frames: Sequence[int] = ()) -> SourceSeries:
         """Read the headers of slices in the order of k; their pixels stay on the disk.
+
+        Args:
+            files: of each slice; an enhanced file again for each of its frames.
+            frames: of each slice, its place among the frames of its file, from 0; the first ones if not given.
 
         Raises:
             InputError: a file cannot be read any more, or lacks what an object that refers to it must know.
         """
         with unchecked_values():
-            slices = [_placed(path, number) for number, path in enumerate(files, 1)]
+            headers: dict[Path, Dataset] = {}
+            slices, numbers = [], []
+            for number, (path, frame) in enumerate(zip(files, frames or [0] * len(files), strict=True), 1):
+                if path not in headers:
+                    headers[path] = _header(path, number, [*REQUIRED, *PLACE, *OPTIONAL, *GROUPS])
+                slices.append(_placed(headers[path], frame, number))
+                numbers.append(frame + 1 if GROUPS[1] in headers[path] else None)
             for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
                 found = len({str(one[keyword].value) for one in slices})
                 if found > 1:
                     rule = f"{keyword} must be the same in all slices"
                     raise InputError(f"{rule}, {found} different ones arrived; export the series again")
-            return cls(slices, _header(files[0], 1))
+            return cls(slices, _header(files[0], 1), numbers)
 
     def give_identity(self, target: Dataset) -> list[str]:
         """Copy the patient's and the study's attributes to another object of the same study.
@@ -132,14 +146,16 @@ def _header(path: Path, number: int, keywords: list[str] | None = None) -> Datas
         raise InputError(f"slice {number} must still be in its place, {found} arrived; run the case again") from error
 
 
-def _placed(path: Path, number: int) -> Dataset:
-    """Of one slice what names and places it."""
-    stored = _header(path, number, [*REQUIRED, *PLACE, *OPTIONAL])
-    placed = Dataset()
+def _placed(stored: Dataset, frame: int, number: int) -> Dataset:
+    """Of one slice what names and places it, from the header of its file."""
+    placed, place = Dataset(), stored
+    with contextlib.suppress(Exception):  # a frame that is not there any more lacks what is looked for next
+        place = classic_header(stored, frame) if GROUPS[1] in stored else stored
     for keyword in (*REQUIRED, *PLACE, *OPTIONAL):
+        header = place if keyword in PLACE else stored
         with contextlib.suppress(Exception):  # missing, empty or damaged
-            if stored[keyword].value not in (None, ""):
-                placed[keyword] = stored[keyword]
+            if header[keyword].value not in (None, ""):
+                placed[keyword] = header[keyword]
     missing = [keyword for keyword in REQUIRED if keyword not in placed]
     if missing:
         raise InputError(f"slice {number} must have a {missing[0]}, none arrived; export the series again")

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pydicom
 
 from bundle.skull_implant.errors import InputError
 
 
-def tag_numbers(dataset: pydicom.Dataset, tag: str, count: int, path: Path, label: str) -> np.ndarray:
+def tag_numbers(dataset: pydicom.Dataset, tag: str, count: int, label: str) -> np.ndarray:
     """The numbers of a tag that must be there.
 
     Args:
         dataset: header that may hold the tag.
         tag: its keyword.
         count: how many numbers it must have.
-        path: file of the header, for the message.
-        label: what the message calls the series.
+        label: what the message calls the file.
 
     Returns:
         float64 `(count,)`, all finite.
@@ -32,7 +29,7 @@ def tag_numbers(dataset: pydicom.Dataset, tag: str, count: int, path: Path, labe
         numbers = np.empty(0)
     if len(numbers) != count or not np.isfinite(numbers).all():
         expected = "a number" if count == 1 else f"{count} numbers"
-        raise InputError(f"{label}, file {path.name}: {tag} must be {expected}, none arrived; export the series again")
+        raise InputError(f"{label}: {tag} must be {expected}, none arrived; export the series again")
     return numbers
 
 

@@ -16,6 +16,7 @@ from sklearn.model_selection import GroupKFold
 from torch import nn
 
 from bundle.skull_implant.network import DEFECT_CLASSES, LATENT_CLASSES, SkullCompleter
+from bundle.skull_implant.shipped_weights import is_own, register_weights
 from bundle.skull_implant.training_data import DefectCutter, SkullBatches, SkullDataset
 
 logger = logging.getLogger(__name__)
@@ -159,7 +160,7 @@ def fit_step(
 
 
 def save_completer(network: nn.Module, model_file: str | Path) -> None:
-    """Write a network's plain state dict, whole or not at all."""
+    """Write a network's plain state dict, whole or not at all; in the bundle's own place it is registered, too."""
     path = Path(model_file)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial.{path.name}")
@@ -168,6 +169,8 @@ def save_completer(network: nn.Module, model_file: str | Path) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+    if is_own(path):
+        register_weights()
     logger.info("wrote %s", path)
 
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from bundle.skull_implant.canonical_grid import CanonicalBox
 from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.shipped_weights import check_weights
 from bundle.skull_implant.vault_template import VaultTemplate
 
 DEFECT_CLASSES = ("cranial", "facial")
@@ -311,11 +312,12 @@ def load_state(model_file: str | Path) -> dict[str, Any]:
     """A checkpoint's plain state dict, read with `weights_only=True`.
 
     Raises:
-        InputError: missing or unreadable file.
+        InputError: missing or unreadable file, or a `models/model.pt` that is not the shipped one.
     """
     path = Path(model_file)
     if not path.is_file():
         raise InputError(f"{path}: model_file must exist; train one or give the shipped models/model.pt")
+    check_weights(path)
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises many kinds for a broken file

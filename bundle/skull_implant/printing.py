@@ -13,13 +13,15 @@ from bundle.skull_implant.bone_gap import BoneSurface, rim_gap_mm
 from bundle.skull_implant.bounding_box import bounding_box
 from bundle.skull_implant.clearance import Clearance
 from bundle.skull_implant.print_settings import PrintSettings
-from bundle.skull_implant.solid import solid
+from bundle.skull_implant.solid import Solid, solid
 from bundle.skull_implant.surface import implant_surface, surface_report, write_surface
 from bundle.skull_implant.thickness import plate_chords_mm, thickness_mm
 from bundle.skull_implant.volume import Volume
 
 
-def print_implant(folder: Path, skull: Volume, implant: Volume, settings: PrintSettings) -> dict[str, Any]:
+def print_implant(
+    folder: Path, skull: Volume, implant: Volume, settings: PrintSettings, *, maximum_overlap_mm: float = 0.5
+) -> dict[str, Any]:
     """Write the implant's surface, read it again, and measure it.
 
     Args:
@@ -27,6 +29,7 @@ def print_implant(folder: Path, skull: Volume, implant: Volume, settings: PrintS
         skull: the patient's bone, on the implant's grid.
         implant: nonzero inside; not empty.
         settings: formats, triangles, clearance, thickness.
+        maximum_overlap_mm: a surface that few triangles make reach further into bone gets more of them.
 
     Returns:
         For `report.json`: `holes`, pieces of the mask; `cleared_ml`, what the clearance took off the mask; and, unless
@@ -42,7 +45,7 @@ def print_implant(folder: Path, skull: Volume, implant: Volume, settings: PrintS
         "holes": ndimage.label(implant.voxels[bounding_box(implant.voxels)])[1],
         "cleared_ml": round(mask_ml - float(shape.volume_mm3) / 1000.0, 2),
     }
-    surface = implant_surface(shape, maximum_triangles=settings.triangles)
+    surface = _fitting_surface(shape, bone, settings.triangles, maximum_overlap_mm)
     if not len(surface.faces):
         return found
     files = [folder / f"implant.{name}" for name in settings.mesh]
@@ -59,3 +62,23 @@ def print_implant(folder: Path, skull: Volume, implant: Volume, settings: PrintS
     gap = rim_gap_mm(surface, bone, rim_mm=3.0 + settings.clearance_mm, maximum_samples=samples)
     found["gap_mm"] = {key: round(value, 2) for key, value in gap.items()}
     return found
+
+
+def _fitting_surface(
+    shape: Solid, bone: BoneSurface, triangles: int, maximum_overlap_mm: float, enough: int = 200_000
+) -> trimesh.Trimesh:
+    """A surface of at most so many triangles, or of the fewest with which it stays out of the bone.
+
+    A jagged rim cannot be followed by a thousand triangles, and a piece that reaches into bone does not fit; one with
+    more triangles than asked for does, and is marked for review. A clearance is kept with any number.
+    """
+    surface = implant_surface(shape, maximum_triangles=triangles)
+    while shape.clearance is None and triangles < enough and len(surface.faces):
+        if rim_gap_mm(surface, bone, maximum_samples=len(surface.faces)).get("min", 0.0) >= -maximum_overlap_mm:
+            break
+        triangles *= 2
+        finer = implant_surface(shape, maximum_triangles=triangles)
+        if len(finer.faces) == len(surface.faces):  # the voxels' own surface
+            break
+        surface = finer
+    return surface

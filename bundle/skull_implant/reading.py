@@ -30,6 +30,7 @@ class Case:
             also modality, series number and slice count. Nothing of the patient.
         reference_files: for DICOM, the file of each slice from k = 0 up, for what is written back; not for reports.
         tilt: for DICOM, the gantry tilt that was corrected, so that the volume's slices are not those of the files.
+        reference_frames: for DICOM, which frame of its file each slice is, from 0.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Case:
     source: dict[str, Any]
     reference_files: tuple[Path, ...] = ()
     tilt: CorrectedTilt | None = None
+    reference_frames: tuple[int, ...] = ()
 
 
 def read_case(
@@ -75,9 +77,10 @@ def read_case(
         InputError: the input cannot be read, or breaks one of the rules above; one line that says which and what to do.
         CaseRefused: it can be read, but is no CT of a head: too small, without air, or slices that form no volume.
     """
-    path = _checked_path(path)
+    path = checked_path(path)
     limits = _GridLimits(minimum_slices, minimum_extent_mm, minimum_spacing_mm, maximum_spacing_mm, maximum_voxels)
     files: tuple[Path, ...] = ()
+    frames: tuple[int, ...] = ()
     tilt: CorrectedTilt | None = None
     if path.is_dir():
         try:  # lazy: the bundle runs beside MONAI Label, which needs pydicom < 3
@@ -90,7 +93,8 @@ def read_case(
         name = case_name(path)
         rules = SliceRules(maximum_voxels=maximum_voxels)
         volume, info = read_dicom_folder(path, series_number=series_number, rules=rules)
-        files, tilt = tuple(info.pop("reference_files")), info.pop("tilt", None)
+        files, frames = tuple(info.pop("reference_files")), tuple(info.pop("reference_frames"))
+        tilt = info.pop("tilt", None)
         limits.check(volume.grid, name, name)
     else:
         header = read_header(path)
@@ -101,7 +105,7 @@ def read_case(
     if not is_mask:
         _check_hu(volume.voxels, path.name, name, air_hu, minimum_air_share)
     volume = Volume(_smallest_type(volume.voxels, is_mask), volume.grid)
-    return Case(name, volume, is_mask, {"name": path.name, **info, "sha256": content_hash(volume)}, files, tilt)
+    return Case(name, volume, is_mask, {"name": path.name, **info, "sha256": content_hash(volume)}, files, tilt, frames)
 
 
 def case_name(path: str | Path) -> str:
@@ -159,8 +163,12 @@ def _times(numbers: Iterable[float]) -> str:
     return " x ".join(f"{number:.6g}" for number in numbers)
 
 
-def _checked_path(path: str | Path) -> Path:
-    """The absolute path of a file or folder that is there; links stay as they are, for the sake of the name."""
+def checked_path(path: str | Path) -> Path:
+    """The absolute path of a file or folder that is there; links stay as they are, for the sake of the name.
+
+    Raises:
+        InputError: it is not there, cannot be reached, is a device, or has characters that are not text.
+    """
     path = Path(os.path.abspath(path))
     # SimpleITK ends the process at a surrogate (a name that is not UTF-8), and a line break would split our one line.
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in str(path)):

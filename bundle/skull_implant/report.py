@@ -198,7 +198,8 @@ def print_reasons(report: dict[str, Any], printing: PrintSettings, rules: Review
         ),
         (
             implant["triangles"] > printing.triangles,
-            f"the surface has {implant['triangles']} triangles, more than {printing.triangles}",
+            f"the surface has {implant['triangles']} triangles, more than {printing.triangles}, "
+            "with which it would reach into bone",
         ),
         (
             thin > rules.maximum_thin_share,

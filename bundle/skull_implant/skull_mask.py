@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from bundle.skull_implant.bounding_box import bounding_box
 from bundle.skull_implant.errors import CaseRefused
 from bundle.skull_implant.volume import Volume
 
@@ -49,18 +50,20 @@ def skull_mask_from_hu(
     _refuse_if_not_hu(volume.voxels, case)
     depth, factors = head_depth_mm(volume, bone_hu=threshold_hu)
     # Opening the head rounds off chin and nose by a few mm, so bone may lie a little outside it.
-    bone = (volume.voxels >= threshold_hu) & _enlarged(depth > -6.0, factors, volume.voxels.shape)
+    head = _Blocks(factors, volume.voxels.shape, depth > -6.0)
+    bone = (volume.voxels[head.box] >= threshold_hu) & head.enlarged(depth > -6.0)
     parts = _Parts.of(bone, volume.grid.voxel_ml)
     if parts.ml.sum() < minimum_bone_ml:
         found = f"{parts.ml.sum():.1f} ml at or above {threshold_hu:g} HU, expected at least {minimum_bone_ml:g} ml"
         raise CaseRefused(case, [f"no skull found ({found}); give a head CT in HU that shows the vault"])
     # Coarse voxels at the surface have a depth of up to one voxel, 2 mm; scalp is thicker than that.
-    exposed = _enlarged(depth <= 2.0, factors, bone.shape)
-    covered = parts.share(exposed) <= exposed_share
+    covered = parts.share(head.enlarged(depth <= 2.0)) <= exposed_share
     close = parts.gap_to_largest_mm(volume.grid.spacing) <= near_mm
     keep = covered & ((parts.ml >= fragment_ml) | (close & (parts.ml >= speck_ml)))
     keep[parts.largest] = True
-    return Volume(parts.only(keep), volume.grid)
+    mask = np.zeros(volume.voxels.shape, bool, "F")  # in memory as readers have it, x fastest: files are written so
+    mask[head.box] = parts.only(keep)
+    return Volume(mask, volume.grid)
 
 
 def clean_binary_mask(volume: Volume, *, speck_ml: float = 0.02, near_mm: float = 5.0) -> Volume:
@@ -176,11 +179,32 @@ def _largest(mask: np.ndarray) -> np.ndarray:
     return mask if count == 0 else labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
 
 
-def _enlarged(coarse: np.ndarray, factors: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Coarse voxels repeated onto the full grid; the last ones reach to its end."""
-    for axis, (factor, size) in enumerate(zip(factors, shape, strict=True)):
-        coarse = np.take(coarse, np.minimum(np.arange(size) // factor, coarse.shape[axis] - 1), axis=axis)
-    return coarse
+class _Blocks:
+    """Blocks of voxels that coarse ones stand for; the last ones reach to the grid's end.
+
+    Args:
+        factors: voxels to a coarse one, along each axis.
+        shape: of the grid.
+        used: coarse voxels, all that matters; work is done in a box around them.
+    """
+
+    def __init__(self, factors: tuple[int, ...], shape: tuple[int, ...], used: np.ndarray) -> None:
+        ends = [(side.start, side.stop) for side in bounding_box(used) or [slice(0, 0)] * 3]
+        self.index = []
+        for (low, high), factor, size, count in zip(ends, factors, shape, used.shape, strict=True):
+            voxels = np.arange(low * factor, size if high == count else high * factor)
+            self.index.append(np.minimum(voxels // factor, count - 1))
+        self.box = tuple(
+            slice(low * factor, low * factor + len(index))
+            for (low, _), factor, index in zip(ends, factors, self.index, strict=True)
+        )
+
+    def enlarged(self, coarse: np.ndarray) -> np.ndarray:
+        """Coarse voxels repeated in the box, x fastest in memory."""
+        turned = coarse.T
+        for axis, index in enumerate(self.index[::-1]):
+            turned = np.take(turned, index, axis=axis)
+        return turned.T
 
 
 @dataclass(frozen=True)
@@ -201,9 +225,11 @@ class _Parts:
 
     @classmethod
     def of(cls, mask: np.ndarray, voxel_ml: float) -> _Parts:
-        labels, count = ndimage.label(mask)
-        where = np.nonzero(mask)
-        label = labels[where]
+        turned = np.ascontiguousarray(mask.T)  # no copy where x is fastest in memory
+        labels, count = ndimage.label(turned)
+        flat = np.flatnonzero(turned)
+        label = labels.ravel()[flat]
+        where = np.unravel_index(flat, turned.shape)[::-1]
         return cls(mask.shape, where, label, np.bincount(label, minlength=count + 1) * voxel_ml)
 
     @property
@@ -228,6 +254,6 @@ class _Parts:
 
     def only(self, keep: np.ndarray) -> np.ndarray:
         """The mask of the components to keep."""
-        mask = np.zeros(self.shape, bool)
+        mask = np.zeros(self.shape, bool, "F")
         mask[self.where] = keep[self.label]
         return mask

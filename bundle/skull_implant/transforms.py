@@ -16,6 +16,7 @@ from bundle.skull_implant.canonical_frame import estimate_frame
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical, to_native
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.fitness import FitnessRules, check_scan, check_vault
+from bundle.skull_implant.head_strap import strap_ml
 from bundle.skull_implant.implant import ImplantRules, fill_holes, find_holes
 from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
 from bundle.skull_implant.options import Options
@@ -23,7 +24,7 @@ from bundle.skull_implant.reading import read_case
 from bundle.skull_implant.rim_fit import RimFit
 from bundle.skull_implant.skull_mask import clean_binary_mask, skull_mask_from_hu
 from bundle.skull_implant.table_model import TableModel
-from bundle.skull_implant.volume import Volume
+from bundle.skull_implant.volume import Volume, in_file_order
 
 CaseData = dict[str, Any]
 
@@ -136,16 +137,24 @@ class CheckVaultd(CaseTransform):
     """Add `remarks`, what a report should say of the scan. Comes after the frame, which tells a vault from a chest.
 
     Args:
+        network: gives the mean vault.
         rules: which scans are refused, and which need a second look.
     """
 
-    def __init__(self, rules: FitnessRules | None = None) -> None:
+    def __init__(self, network: SkullCompleter, rules: FitnessRules | None = None) -> None:
+        self.template = network.template
         self.rules = rules or FitnessRules()
 
     def step(self, data: CaseData) -> None:
         """Raises CaseRefused where the field of view cuts the vault off."""
         with timed(data, "check"):
             data["remarks"] = check_vault(data["case"], data["skull"], self.rules)
+            around_ml = strap_ml(data["skull"], data["frame"], self.template)
+            if around_ml >= self.rules.review_strap_ml:
+                data["remarks"].append(
+                    f"{around_ml:.1f} ml of what was taken for bone lies around the vault with a gap between, "
+                    "a head strap, a bandage or a holder; take it out of the mask if it is none of the skull"
+                )
 
 
 class Implantd(CaseTransform):
@@ -188,7 +197,8 @@ class Implantd(CaseTransform):
                 fitted, share, box = self.rim_fit.refine(probability, skull, frame, box, self.template)
             holes = find_holes(fitted, share, skull.grid, frame, box, self.template, cranial=cranial, rules=self.rules)
             pieces = 1.0 if cranial else self.rules.facial_share
-            data["implant"] = fill_holes(holes, fitted, skull, frame, box, share=pieces, rules=self.rules)
+            implant = fill_holes(holes, fitted, skull, frame, box, share=pieces, rules=self.rules)
+            data["implant"] = Volume(in_file_order(implant.voxels), skull.grid)
             data["below_vault_ml"] = holes.below_ml
             data["completed"] = Volume(skull.voxels | data["implant"].voxels, skull.grid)
             if self.keep_decoded:

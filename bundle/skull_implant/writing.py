@@ -125,6 +125,7 @@ class CaseWriter:
             data["implant"],
             data["case"].reference_files,
             Creator(about["versions"]["skull_implant"], about["weights"]["sha256"]),
+            frames=data["case"].reference_frames,
             parameters={"gamma": f"{about['gamma']:g}", "defect_class": data["defect_class"]},
             picture=folder / "preview.png" if self.secondary_capture else None,
             tilt_degrees=data["case"].tilt.degrees if data["case"].tilt else 0.0,
