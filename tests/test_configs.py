@@ -33,6 +33,7 @@ ENTRY_POINTS = {
     "finalize",
     "evaluating",
     "finetuning",
+    "comparing",
     "drawing",
     "displayable_configs",
     "save_execute_config",
@@ -159,7 +160,7 @@ def test_an_overlay_names_only_keys_of_train_yaml_or_reads_its_own(name: str) ->
     own = {key: value for key, value in overlay.items() if not names_a_key(key, base)}
 
     assert unread_keys(own, references(overlay)) == []
-    if not overlay.keys() & {"evaluating", "finetuning"}:
+    if not overlay.keys() & {"evaluating", "finetuning", "comparing"}:
         assert own == {}
     merged = {**base, **overlay}
     assert [each for each in references(merged) if not names_a_key(each, merged)] == []
