@@ -72,8 +72,8 @@ class CodeStudy:
         loss: SkullDiceLoss,
         epochs: int,
         learning_rate: float,
-        interval: int = 4,
-        levels: Sequence[float] = (0.5, 0.55, 0.6),
+        interval: int = 5,
+        levels: Sequence[float] = (0.58, 0.59, 0.6),
     ) -> None:
         self.batches = batches
         self.scored = scored

@@ -40,6 +40,12 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
+def wait() -> None:
+    """Until all processes have come here."""
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
 def count() -> int:
     """How many processes there are."""
     return distributed.get_world_size() if distributed.is_initialized() else 1

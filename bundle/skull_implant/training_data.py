@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from bundle.skull_implant import processes
 from bundle.skull_implant.augmentation import Deformation, deform
 from bundle.skull_implant.canonical_grid import CanonicalBox
-from bundle.skull_implant.dataset_folder import DatasetFolder
+from bundle.skull_implant.datalist import open_dataset
 from bundle.skull_implant.defects import (
     CranialHole,
     FacialShares,
@@ -28,7 +28,7 @@ class SkullDataset(Dataset[dict[str, torch.Tensor]]):
     """Complete skulls and official implants in device memory, 8 bits a voxel.
 
     Args:
-        dataset_dir: what `scripts.prepare` wrote.
+        dataset_dir: what `scripts.prepare` wrote, or a MONAI datalist.
         part: "training" or "validation".
         spatial_size: voxels of the canonical grid to train at.
         device: where the skulls live.
@@ -47,7 +47,7 @@ class SkullDataset(Dataset[dict[str, torch.Tensor]]):
         device: torch.device | str = "cpu",
         defective: bool = False,
     ) -> None:
-        folder = DatasetFolder(dataset_dir)
+        folder = open_dataset(dataset_dir)
         size = (int(spatial_size[0]), int(spatial_size[1]), int(spatial_size[2]))
         skulls = folder.read(part, size)
         self.complete_count = len(skulls)
