@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
+from bundle.skull_implant import training_benchmark
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.network import SkullCompleter, SkullVAE
 from bundle.skull_implant.plain_training import CHANNELS, LATENT_SIZE, STRIDES, plain_network
 from bundle.skull_implant.step_floor import MachineSpeed, StepCost, step_cost
 from bundle.skull_implant.training_benchmark import benchmark_training
 from scripts.benchmark import benchmark
+from tests.end_to_end import ROOT
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")  # as the paper, on two cores
@@ -21,6 +26,10 @@ def test_it_prints_both_speeds_their_ratio_and_the_floor_and_guesses_no_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    # In this process, whose memory is not to be kept, and on a machine that need not be measured.
+    monkeypatch.setattr(training_benchmark, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr(training_benchmark, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(training_benchmark, "measure_machine", lambda *_: MachineSpeed(1e12, 1e11))
 
     table = benchmark_training(tmp_path, (64, 64, 64), runs=1, steps=1, persons=2, scan_size=(96, 96, 75))
 
@@ -72,3 +81,9 @@ def test_a_grid_that_six_strides_do_not_divide_is_refused(tmp_path: Path) -> Non
 def test_what_is_not_measured_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must be inference or training, got 'speed'"):
         benchmark("speed", str(tmp_path))
+
+
+def test_the_host_may_be_told_to_keep_its_memory() -> None:
+    # In a process of its own: it cannot be told to give it back again.
+    code = "from bundle.skull_implant.host_memory import keep_freed_memory; keep_freed_memory()"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
