@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,8 @@ class DatasetFolder:
             raise InputError(
                 f"{self.folder.name}: {part} must list at least one skull, got none; prepare with --validation_share"
             )
-        return [self._read_one(entry, spatial_size) for entry in self.lists[part]]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # unpacking and resampling leave Python's lock alone
+            return list(pool.map(lambda entry: self._read_one(entry, spatial_size), self.lists[part]))
 
     def _read_one(self, entry: dict[str, str], spatial_size: tuple[int, int, int]) -> PreparedSkull:
         path = self.folder / entry["image"]
@@ -134,7 +136,11 @@ class DatasetFolder:
                 for key in ("complete", "implant")
                 if key in arrays
             }
-        resized = {
-            key: np.rint(255 * resize(value, self.box, spatial_size)).astype(np.uint8) for key, value in volumes.items()
-        }
+        resized = {key: self._bytes(value, spatial_size) for key, value in volumes.items()}
         return PreparedSkull(entry["name"], resized["complete"], resized.get("implant"))
+
+    def _bytes(self, voxels: np.ndarray, spatial_size: tuple[int, int, int]) -> np.ndarray:
+        """Voxels 0 and 1 at a grid size, as share of bone times 255."""
+        if voxels.shape == tuple(spatial_size):
+            return voxels * np.uint8(255)
+        return np.rint(255 * resize(voxels, self.box, spatial_size)).astype(np.uint8)
