@@ -74,7 +74,33 @@ def test_the_papers_table_has_a_column_for_each_task() -> None:
         " CMP cranial ",
         " CMP facial ",
     ]
-    assert _rows(table) == [["validation", "VAE", "2", "-", "-", "0.700", "-", "0.500"]]
+    assert _rows(table)[0] == ["validation", "VAE", "2", "-", "-", "0.700", "-", "0.500"]
+
+
+def test_the_papers_table_has_both_parts_of_each_model_together_and_the_papers_rows_named_as_such() -> None:
+    scores = [
+        SkullScore(part, person, method, "REC cranial", dsc)
+        for part, person, method, dsc in (
+            ("validation", "008", "beta 0.001", 0.7),
+            ("validation", "008", "beta 100", 0.5),
+            ("training", "001", "beta 0.001", 0.8),
+            ("training", "002", "beta 0.001", 0.9),
+            ("training", "001", "beta 100", 0.6),
+        )
+    ]
+    own = "the paper's own, its training skulls"
+
+    rows = _rows(skull_table(scores))
+
+    assert [row[:4] for row in rows] == [
+        ["training", "beta 0.001", "2", "0.850"],
+        ["validation", "beta 0.001", "1", "0.700"],
+        ["training", "beta 100", "1", "0.600"],
+        ["validation", "beta 100", "1", "0.500"],
+        [own, "Li et al. 2022, beta 0.0001", "100", "0.9153"],
+        [own, "Li et al. 2022, beta 100, aggregated", "100", "0.9076"],
+    ]
+    assert rows[-2][4:] == ["0.9215", "0.9199", "0.9189", "0.9072"]
 
 
 def test_the_csv_file_gives_every_row_back(tmp_path: Path) -> None:

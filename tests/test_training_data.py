@@ -117,6 +117,18 @@ def test_a_facial_defect_is_at_the_front_over_the_full_height(dataset: SkullData
     assert superior[gone].min() == superior[(skull[0] > 0) & between & (anterior > front - 40.0)].min()
 
 
+@pytest.mark.parametrize("kind", ["cranial", "facial"])
+def test_a_gpu_cuts_what_a_cpu_cuts(
+    dataset: SkullDataset, cutter: DefectCutter, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skull = dataset[1]["image"] * 0.75
+    cuts = [cutter.cut(skull, None, kind, np.random.default_rng(seed)) for seed in range(5)]
+    monkeypatch.setattr(DefectCutter, "_take_out", DefectCutter._without)
+
+    for seed, cut in enumerate(cuts):
+        assert torch.equal(cutter.cut(skull, None, kind, np.random.default_rng(seed)), cut)
+
+
 def test_the_official_defect_is_used_as_often_as_asked(dataset: SkullDataset) -> None:
     item = dataset[1]
     official = item["image"] - item["implant"]

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 
 from bundle.skull_implant.network import SkullCompleter
-from bundle.skull_implant.training import ResumableCheckpoint
+from bundle.skull_implant.training import ProgressLine, ResumableCheckpoint
 from tests.end_to_end import (
     ROOT,
     SMOKE,
@@ -128,6 +133,48 @@ def test_an_interrupted_and_resumed_run_equals_an_unbroken_one_bit_for_bit(
 
     assert epochs(broken / "stage1.csv") == epochs(broken / "stage2.csv") == [1, 2, 3]
     assert_equal_weights(unbroken, resumed)
+
+
+def test_a_killed_run_loses_no_more_than_the_epoch_it_was_in(tiny_dataset: Path, tmp_path: Path) -> None:
+    lengths = {"stage1_epochs": 12, "stage2_epochs": 1}
+    unbroken, broken = train(tiny_dataset, tmp_path / "unbroken", **lengths), tmp_path / "broken"
+    words = ["training", "--config_file", str(SMOKE), "--dataset_dir", str(tiny_dataset), "--output_dir", str(broken)]
+    words += ["--model_file", str(broken / "model.pt"), "--device", "$torch.device('cpu')"]
+    words += [word for name, value in lengths.items() for word in (f"--{name}", str(value))]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(
+        [sys.executable, "-m", "monai.bundle", "run", *words],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        curve = broken / "stage1.csv"
+        while not (curve.exists() and curve.read_text().count("\n") > 3):  # a heading, and the third epoch begins
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.kill()
+    known = epochs(curve)
+    kept = int(torch.load(broken / "stage1.pt", weights_only=True)["epoch"])
+
+    resumed = train(tiny_dataset, broken, **lengths)
+
+    assert known[-1] - 1 <= kept <= known[-1]
+    assert epochs(curve) == list(range(1, 13))
+    assert_equal_weights(unbroken, resumed)
+
+
+def test_a_curve_ends_before_the_epoch_that_is_run_again(tmp_path: Path) -> None:
+    path = tmp_path / "stage1.csv"
+    path.write_text("epoch,dice,kld,seconds,held_out_dsc\n1,5,,1,\n2,4,,1,\n3,9")
+    engine = Engine(lambda engine, batch: {"dice": torch.tensor(1.0)})
+    engine.add_event_handler(Events.STARTED, lambda engine: setattr(engine.state, "epoch", 1))
+    ProgressLine("stage 1", path).attach(engine)
+
+    engine.run([0], max_epochs=3)
+
+    with path.open() as file:
+        assert [(row["epoch"], row["dice"]) for row in csv.DictReader(file)] == [("1", "5"), ("2", "1.0"), ("3", "1.0")]
 
 
 def test_another_seed_gives_other_weights(tiny_dataset: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,8 @@ class DatasetFolder:
             raise InputError(
                 f"{self.folder.name}: {part} must list at least one skull, got none; prepare with --validation_share"
             )
-        return list(self.skulls(part, spatial_size))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # unpacking and resampling leave Python's lock alone
+            return list(pool.map(lambda entry: self._read_one(entry, spatial_size), self.lists[part]))
 
     def skulls(self, part: str, spatial_size: tuple[int, int, int]) -> Iterator[PreparedSkull]:
         """As :meth:`read`, one after the other."""
@@ -143,7 +145,11 @@ class DatasetFolder:
                 if key in arrays
             }
             scales = np.asarray(arrays["scales"], dtype=float)
-        resized = {
-            key: np.rint(255 * resize(value, self.box, spatial_size)).astype(np.uint8) for key, value in volumes.items()
-        }
+        resized = {key: self._bytes(value, spatial_size) for key, value in volumes.items()}
         return PreparedSkull(entry["name"], resized["complete"], resized.get("implant"), scales)
+
+    def _bytes(self, voxels: np.ndarray, spatial_size: tuple[int, int, int]) -> np.ndarray:
+        """Voxels 0 and 1 at a grid size, as share of bone times 255."""
+        if voxels.shape == tuple(spatial_size):
+            return voxels * np.uint8(255)
+        return np.rint(255 * resize(voxels, self.box, spatial_size)).astype(np.uint8)

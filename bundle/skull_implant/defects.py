@@ -56,11 +56,11 @@ class CranialHole:
 
     def contains(self, points: torch.Tensor) -> torch.Tensor:
         """Whether canonical RAS points `(3, ...)` in mm lie in the hole, bool `(...)`."""
-        relative = points - torch.tensor(self.center_mm, device=points.device).view(3, *[1] * (points.ndim - 1))
+        # Numbers of the host enter as arguments of operations: a tensor of them would make a GPU's host wait.
+        x, y, z = (points[axis] - middle for axis, middle in enumerate(self.center_mm))
         first, second = _tangents(self.axis)
-        basis = torch.tensor(np.stack([first, second, self.axis]), dtype=points.dtype, device=points.device)
-        along = torch.tensordot(basis, relative, dims=1)
-        distance = relative.norm(dim=0)
+        along = [float(way[0]) * x + float(way[1]) * y + float(way[2]) * z for way in (first, second, self.axis)]
+        distance = (x.square() + y.square() + z.square()).sqrt()
         flat = torch.hypot(along[0], along[1])
         arc_mm = torch.atan2(flat, along[2]) * self.radius_mm
         angle = torch.atan2(along[1], along[0]) - self.turn_rad
@@ -81,15 +81,17 @@ class CranialHole:
 class FacialSlab:
     """The method paper's facial defect: a slab off the front, over the full height and a share of the width.
 
+    Each number may be a tensor of one element, on the points' device.
+
     Args:
         front_mm: canonical y of the slab's back face; what lies anterior to it goes.
         left_mm: canonical x of its left end.
         right_mm: canonical x of its right end.
     """
 
-    front_mm: float
-    left_mm: float
-    right_mm: float
+    front_mm: float | torch.Tensor
+    left_mm: float | torch.Tensor
+    right_mm: float | torch.Tensor
 
     def contains(self, points: torch.Tensor) -> torch.Tensor:
         """Whether canonical RAS points `(3, ...)` in mm lie in the slab, bool `(...)`."""
@@ -116,6 +118,46 @@ def draw_cranial_hole(generator: np.random.Generator, site: str | None = None) -
     )
 
 
+@dataclass(frozen=True)
+class FacialShares:
+    """A facial slab that was drawn before the skull was looked at.
+
+    Args:
+        width: of the slab, as a share of the skull's.
+        start: where it begins, from 0 for the left end to 1 for as far right as it fits.
+        depth_mm: of the slab.
+    """
+
+    width: float
+    start: float
+    depth_mm: float
+
+    def slab(
+        self, front_mm: float | torch.Tensor, right_mm: float | torch.Tensor, left_mm: float | torch.Tensor
+    ) -> FacialSlab:
+        """The slab of a skull whose foremost, rightmost and leftmost bone is here, canonical mm."""
+        width = (right_mm - left_mm) * self.width
+        left = left_mm + (right_mm - width - left_mm) * self.start
+        return FacialSlab(front_mm - self.depth_mm, left, left + width)
+
+
+def draw_facial_shares(
+    generator: np.random.Generator,
+    depth_mm: tuple[float, float] = (40.0, 48.0),
+    share: tuple[float, float] = (0.3, 1.0),
+) -> FacialShares:
+    """A random facial slab (Li et al. 2022 cut 98 voxels of about 0.46 mm at a random share of the width).
+
+    Args:
+        generator: source of randomness.
+        depth_mm: range of the slab's depth; about the paper's 45 mm.
+        share: range of the share of the width.
+    """
+    return FacialShares(
+        float(generator.uniform(*share)), float(generator.random()), float(generator.uniform(*depth_mm))
+    )
+
+
 def draw_facial_slab(
     generator: np.random.Generator,
     front_mm: float,
@@ -124,19 +166,17 @@ def draw_facial_slab(
     depth_mm: tuple[float, float] = (40.0, 48.0),
     share: tuple[float, float] = (0.3, 1.0),
 ) -> FacialSlab:
-    """A random facial slab of a skull (Li et al. 2022 cut 98 voxels of about 0.46 mm at a random share of the width).
+    """A random facial slab of a skull, see :func:`draw_facial_shares`.
 
     Args:
         generator: source of randomness.
         front_mm: canonical y of the skull's foremost bone.
         right_mm: canonical x of its rightmost bone.
         left_mm: canonical x of its leftmost bone.
-        depth_mm: range of the slab's depth; about the paper's 45 mm.
+        depth_mm: range of the slab's depth.
         share: range of the share of the width.
     """
-    width = (right_mm - left_mm) * generator.uniform(*share)
-    start = generator.uniform(left_mm, right_mm - width)
-    return FacialSlab(front_mm - float(generator.uniform(*depth_mm)), float(start), float(start + width))
+    return draw_facial_shares(generator, depth_mm, share).slab(front_mm, right_mm, left_mm)
 
 
 def _tangents(axis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from bundle.skull_implant.baselines import BASELINES, baseline_completions
 from bundle.skull_implant.canonical_frame import CanonicalFrame, estimate_frame
 from bundle.skull_implant.canonical_grid import to_canonical
 from bundle.skull_implant.code_fitting import CodeFit
-from bundle.skull_implant.dataset_folder import DatasetFolder
+from bundle.skull_implant.datalist import open_dataset
 from bundle.skull_implant.defects import CRANIAL_SITES, CranialHole, FacialSlab, draw_cranial_hole, draw_facial_slab
 from bundle.skull_implant.errors import CaseRefused, InputError
 from bundle.skull_implant.implant import design_implant
@@ -100,7 +100,7 @@ Job = tuple[Source, str, tuple[str, ...], int]
 
 
 def _jobs(part: str, sources: dict[str, Source], protocol: Protocol) -> list[Job]:
-    names = [entry["name"] for entry in DatasetFolder(protocol.dataset_dir).lists[part]]
+    names = [entry["name"] for entry in open_dataset(protocol.dataset_dir).lists[part]]
     missing = sorted(set(names) - set(sources))
     if missing:
         raise InputError(
@@ -296,7 +296,7 @@ def _load(model_file: str) -> SkullCompleter:
 
 @lru_cache(maxsize=1)
 def _training_skulls(dataset_dir: str, spatial_size: tuple[int, int, int]) -> np.ndarray:
-    return np.stack([skull.complete for skull in DatasetFolder(dataset_dir).read("training", spatial_size)])
+    return np.stack([skull.complete for skull in open_dataset(dataset_dir).read("training", spatial_size)])
 
 
 def _single_thread() -> None:

@@ -15,6 +15,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold
 from torch import nn
 
+from bundle.skull_implant import processes
 from bundle.skull_implant.network import DEFECT_CLASSES, LATENT_CLASSES, SkullCompleter
 from bundle.skull_implant.shipped_weights import is_own, register_weights
 from bundle.skull_implant.training_data import DefectCutter, SkullBatches, SkullDataset
@@ -40,6 +41,7 @@ def fit_standardization(network: SkullCompleter, batches: SkullBatches, device: 
     means = torch.cat(
         [network.encoder(batch["image"].to(device))[0].double() for _ in range(epochs) for batch in batches]
     )
+    means = processes.gather(means)
     network.latent_mean.copy_(means.mean(0))
     network.latent_std.copy_(means.std(0).clamp_min(1e-8))
     template = batches.dataset.template
@@ -160,7 +162,12 @@ def fit_step(
 
 
 def save_completer(network: nn.Module, model_file: str | Path) -> None:
-    """Write a network's plain state dict, whole or not at all; in the bundle's own place it is registered, too."""
+    """Write a network's plain state dict, whole or not at all; of several processes the first one.
+
+    In the bundle's own place it is registered, too.
+    """
+    if not processes.is_first():
+        return
     path = Path(model_file)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial.{path.name}")

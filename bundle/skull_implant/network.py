@@ -106,10 +106,8 @@ class Decoder(nn.Module):
 
     def forward(self, code: torch.Tensor) -> torch.Tensor:
         """Logits of background and skull."""
-        features = self.linear(code)
-        return self.layers(
-            features.view(features.shape[0], -1, self.final_size[0], self.final_size[1], self.final_size[2])
-        )
+        features = self.linear(code).unflatten(1, (-1, *self.final_size))  # (B, C x y z) -> (B, C, x, y, z)
+        return self.layers(features)
 
 
 class SkullCompleter(nn.Module):
@@ -296,11 +294,22 @@ class SkullVAE(nn.Module):
         super().__init__()
         self.encoder = completer.encoder
         self.decoder = copy.deepcopy(completer.decoder)
+        self.latent_size = completer.latent_mean.numel()
 
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits, mean and log variance; the code is sampled in training mode and the mean in evaluation mode."""
+    def forward(
+        self, image: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits, mean and log variance of skulls (B, 1, X, Y, Z).
+
+        Args:
+            image: skulls.
+            noise: (B, latent_size), standard normal: the code is the posterior's sample there. Without, it is drawn in
+                training mode, and the code is the mean in evaluation mode.
+        """
         mean, log_variance = self.encoder(image)
-        code = mean + torch.randn_like(mean) * torch.exp(0.5 * log_variance) if self.training else mean
+        if noise is None and self.training:
+            noise = torch.randn_like(mean)
+        code = mean if noise is None else mean + noise * torch.exp(0.5 * log_variance)
         return self.decoder(code), mean, log_variance
 
 

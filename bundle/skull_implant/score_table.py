@@ -13,6 +13,11 @@ import numpy as np
 from bundle.skull_implant.errors import InputError
 
 DEFECTS = ("official", "varied", "facial", "none")
+# Li et al. 2022, Table 1: another grid (256 x 256 x 128) and other skulls, all of them in training.
+PAPER = {
+    "Li et al. 2022, beta 0.0001": (0.9153, 0.9215, 0.9199, 0.9189, 0.9072),
+    "Li et al. 2022, beta 100, aggregated": (0.9076, 0.9094, 0.9127, 0.8978, 0.7934),
+}
 TASKS = ("REC cranial", "REC facial", "REC complete", "CMP cranial", "CMP facial")
 
 
@@ -120,20 +125,30 @@ def implant_table(scores: Sequence[Score]) -> str:
 
 
 def skull_table(scores: Sequence[SkullScore]) -> str:
-    """Markdown: the method paper's Table 1, a row for each part and method, a column for each task."""
+    """Markdown: the method paper's Table 1, a row for each method and part, a column for each task.
+
+    A method's training persons stand above its validation persons; below all are the paper's own rows.
+    """
     lines = [f"| persons | method | cases | {' | '.join(TASKS)} |", "|---|---|---|" + "---|" * len(TASKS)]
-    for (part, method), group in _groups(scores, lambda row: (row.part, row.method)):
-        means = [_number([score.dsc for score in group if score.task == task], 3) for task in TASKS]
-        lines.append(f"| {part} | {method} | {len({score.person for score in group})} | {' | '.join(means)} |")
+    methods = list(dict.fromkeys(score.method for score in scores))
+    parts = sorted({score.part for score in scores})  # training, validation
+    for method, part in ((method, part) for method in methods for part in parts):
+        group = [score for score in scores if (score.method, score.part) == (method, part)]
+        if group:
+            means = [_number([score.dsc for score in group if score.task == task], 3) for task in TASKS]
+            lines.append(f"| {part} | {method} | {len({score.person for score in group})} | {' | '.join(means)} |")
+    for method, means_of_paper in PAPER.items():
+        means = [f"{mean:.4f}" for mean in means_of_paper]
+        lines.append(f"| the paper's own, its training skulls | {method} | 100 | {' | '.join(means)} |")
     return "\n".join(lines)
 
 
 def _groups(
     scores: Sequence[Any], key_of: Callable[[Any], tuple[str, ...]]
 ) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
-    """Rows of each key, validation first, then defects in their order, methods as they came."""
+    """Rows of each part, defect and method, validation first, then defects in their order, methods as they came."""
     keys = list(dict.fromkeys(key_of(score) for score in scores))
-    for key in sorted(keys, key=lambda key: (key[0] != "validation", DEFECTS.index(key[1]) if len(key) == 3 else 0)):
+    for key in sorted(keys, key=lambda key: (key[0] != "validation", DEFECTS.index(key[1]))):
         yield key, [score for score in scores if key_of(score) == key]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from bundle.skull_implant.datalist import open_dataset
 from bundle.skull_implant.dataset_folder import DatasetFolder, PreparedSkull
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.vault_rays import VaultRays
@@ -70,11 +71,11 @@ def fit_table_model(network: SkullCompleter, dataset_dir: str, defective: bool =
 
     Args:
         network: changed in place.
-        dataset_dir: what `scripts.prepare` wrote.
+        dataset_dir: what `scripts.prepare` wrote, or a MONAI datalist.
         defective: also the skulls with a hole of their own, of which nothing near the hole counts.
         modes: principal components.
     """
-    folder = DatasetFolder(dataset_dir)
+    folder = open_dataset(dataset_dir)
     rays = VaultRays(TableModel.step_deg)
     parts = ["training", "defective"] if defective else ["training"]
     maps = np.stack(

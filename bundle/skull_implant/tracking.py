@@ -15,6 +15,7 @@ from pathlib import Path
 from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler, TensorBoardStatsHandler
 
+from bundle.skull_implant import processes
 from bundle.skull_implant.errors import InputError
 
 
@@ -37,7 +38,12 @@ class Tracker:
         self.started = False
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer, after the progress line; a stage that has no epoch left writes nothing."""
+        """Register with a trainer, after the progress line; a stage that has no epoch left writes nothing.
+
+        Of several processes the first one writes.
+        """
+        if not processes.is_first():
+            return
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
 
     def _start(self, engine: Engine) -> None:

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,16 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from bundle.skull_implant import processes
 from bundle.skull_implant.losses import SkullDiceLoss, kl_divergence
 from bundle.skull_implant.network import SkullCompleter, SkullVAE
+from bundle.skull_implant.training_data import send
 
 logger = logging.getLogger(__name__)
 
 Batch = dict[str, torch.Tensor]
+
+FIELDS = ("epoch", "dice", "kld", "seconds", "held_out_dsc")
 
 
 class StageOneStep:
@@ -39,16 +43,22 @@ class StageOneStep:
         self.bfloat16 = bfloat16
 
     def __call__(self, engine: Engine, batch: Batch) -> dict[str, torch.Tensor]:
-        """One optimizer step; returns detached loss terms per sample, still on the device."""
+        """One optimizer step; returns detached loss terms per volume of the batch, still on the device.
+
+        Of several processes each returns its part of the sum.
+        """
         network: SkullVAE = engine.network
         images, known = (batch[key].to(engine.state.device) for key in ("image", "known"))
+        volumes = int(batch["volumes"])
         network.train()
+        # Drawn by the host, whose state a checkpoint holds, and for the whole batch, of which each process has a part.
+        noise = torch.randn(volumes, network.latent_size)[processes.own_part(volumes)]
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bfloat16):
-            logits, mean, log_variance = network(images)
+            logits, mean, log_variance = network(images, send(noise, images.device))
         dice = self.loss(logits.float(), images, known)
         kld = kl_divergence(mean.float(), log_variance.float())
-        _update(engine, dice + self.beta * kld)
-        return {"dice": dice.detach() / len(images), "kld": kld.detach() / len(images)}
+        update(engine.optimizer, dice + self.beta * kld)
+        return {"dice": dice.detach() / volumes, "kld": kld.detach() / volumes}
 
 
 class StageTwoStep:
@@ -77,8 +87,8 @@ class StageTwoStep:
                 code = network.encode(images)
             logits = network.decoder(code)
         dice = self.loss(logits.float(), images, known)
-        _update(engine, dice)
-        return {"dice": dice.detach() / len(images)}
+        update(engine.optimizer, dice)
+        return {"dice": dice.detach() / int(batch["volumes"])}
 
 
 class ResumableCheckpoint:
@@ -119,7 +129,9 @@ class ResumableCheckpoint:
         logger.info("%s: resumed after epoch %d", self.path.name, content["epoch"])
 
     def save(self, engine: Engine) -> None:
-        """Write to a temporary name, then rename."""
+        """Write to a temporary name, then rename; of several processes the first one."""
+        if not processes.is_first():
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         content: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
         content |= {"epoch": engine.state.epoch, "rng": torch.get_rng_state()}
@@ -179,6 +191,7 @@ class ProgressLine:
         self.resume = resume
         self.totals: dict[str, torch.Tensor] = {}
         self.started = 0.0
+        self.begun = False
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -188,12 +201,32 @@ class ProgressLine:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._report)
 
     def _prepare(self, engine: Engine) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.resume:
-            self.path.unlink(missing_ok=True)
+        self.begun = False
+        if processes.is_first():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not self.resume:
+                self.path.unlink(missing_ok=True)
 
     def _begin(self, engine: Engine) -> None:
+        if not self.begun and processes.is_first():
+            self._forget(engine.state.epoch)
+        self.begun = True
         self.totals, self.started = {}, time.monotonic()
+
+    def _forget(self, epoch: int) -> None:
+        """Remove the lines of this epoch and later ones: a run was killed before its checkpoint was written."""
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if (row["epoch"] or "").isdigit()]
+            self._write([row for row in rows if int(row["epoch"]) < epoch])
+
+    def _write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        partial = self.path.with_suffix(".partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(partial, self.path)
 
     def _add(self, engine: Engine) -> None:
         # Sums stay on the device: reading them here would wait for it in every step.
@@ -202,20 +235,20 @@ class ProgressLine:
 
     def _report(self, engine: Engine) -> None:
         row: dict[str, float] = {"epoch": engine.state.epoch}
-        row |= {name: float(value) / engine.state.epoch_length for name, value in self.totals.items()}
+        totals = {name: float(processes.total(value)) for name, value in self.totals.items()}
+        row |= {name: value / engine.state.epoch_length for name, value in totals.items()}
         row["seconds"] = time.monotonic() - self.started
         if self.held_out and (engine.state.epoch % self.interval == 0 or engine.state.epoch == engine.state.max_epochs):
             row["held_out_dsc"] = self.held_out()
         engine.state.metrics = {name: value for name, value in row.items() if name != "epoch"}
         numbers = " ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
         logger.info("%s epoch %d/%d: %s", self.stage, engine.state.epoch, engine.state.max_epochs, numbers)
-        fields = ["epoch", "dice", "kld", "seconds", "held_out_dsc"]
-        new = not self.path.exists()
+        if not processes.is_first():
+            return
+        if not self.path.exists():
+            self._write([])
         with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fields)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+            csv.DictWriter(file, FIELDS).writerow(row)
 
 
 class HeldOutDice:
@@ -239,7 +272,7 @@ class HeldOutDice:
         """The mean over all volumes, at the training grid, thresholded at one half."""
         self.batches.epoch = 0
         scores = [_dice(self.reconstruct(images), images) for images in _images(self.batches, self.device)]
-        return float(torch.cat(scores).mean())
+        return float(processes.gather(torch.cat(scores)).mean())
 
 
 class Reconstruction:
@@ -269,8 +302,9 @@ def _dice(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return 2 * (predicted & truth).sum(1) / (predicted.sum(1) + truth.sum(1)).clamp_min(1)
 
 
-def _update(engine: Engine, loss: torch.Tensor) -> None:
-    optimizer: torch.optim.Optimizer = engine.optimizer
+def update(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+    """One step of an optimizer along a loss, the sum of the losses of all processes."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    processes.sum_gradients(each for group in optimizer.param_groups for each in group["params"])
     optimizer.step()

@@ -9,10 +9,17 @@ import torch
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from bundle.skull_implant import processes
 from bundle.skull_implant.augmentation import Deformation, deform
 from bundle.skull_implant.canonical_grid import CanonicalBox
-from bundle.skull_implant.dataset_folder import DatasetFolder
-from bundle.skull_implant.defects import CranialHole, FacialSlab, draw_cranial_hole, draw_facial_slab
+from bundle.skull_implant.datalist import open_dataset
+from bundle.skull_implant.defects import (
+    CranialHole,
+    FacialShares,
+    FacialSlab,
+    draw_cranial_hole,
+    draw_facial_shares,
+)
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.network import LATENT_CLASSES
 
@@ -21,7 +28,7 @@ class SkullDataset(Dataset[dict[str, torch.Tensor]]):
     """Complete skulls and official implants in device memory, 8 bits a voxel.
 
     Args:
-        dataset_dir: what `scripts.prepare` wrote.
+        dataset_dir: what `scripts.prepare` wrote, or a MONAI datalist.
         part: "training" or "validation".
         spatial_size: voxels of the canonical grid to train at.
         device: where the skulls live.
@@ -46,7 +53,7 @@ class SkullDataset(Dataset[dict[str, torch.Tensor]]):
             raise InputError(
                 f"{part}: {len(data)} submitted labels arrived; leave run_id at `run`, which prepares them"
             )
-        folder = DatasetFolder(dataset_dir)
+        folder = open_dataset(dataset_dir)
         size = (int(spatial_size[0]), int(spatial_size[1]), int(spatial_size[2]))
         skulls = folder.read(part, size)
         self.complete_count = len(skulls)
@@ -70,8 +77,13 @@ class SkullDataset(Dataset[dict[str, torch.Tensor]]):
         return {"image": pair[:1], "implant": pair[1:]}
 
 
+Cut = CranialHole | FacialShares | None
+
+
 class DefectCutter:
     """Cuts the defect of a class into skulls.
+
+    Drawing and cutting are apart, so that of several processes each can draw all and cut its own.
 
     Args:
         box: canonical box of the skulls.
@@ -99,32 +111,52 @@ class DefectCutter:
         """
         if kind == "complete":
             return skull
-        if kind == "facial":
-            right, front = self._reach(skull, 0), self._reach(skull, 1)
-            slab = draw_facial_slab(generator, front[1], right[1], right[0])
-            return self._without(skull, slab)
-        if official is not None and generator.random() < self.official_share:
-            return (skull - official).clamp_min(0)
-        return self._without(skull, draw_cranial_hole(generator))
+        return self.apply(skull, official, self.draw(official is not None, kind, generator))
 
-    def _without(self, skull: torch.Tensor, defect: CranialHole | FacialSlab) -> torch.Tensor:
+    def draw(self, has_official: bool, kind: str, generator: np.random.Generator) -> Cut:
+        """A random defect of a class, None for the official one, for :meth:`apply`."""
+        if kind == "facial":
+            return draw_facial_shares(generator)
+        if has_official and generator.random() < self.official_share:
+            return None
+        return draw_cranial_hole(generator)
+
+    def apply(self, skull: torch.Tensor, official: torch.Tensor | None, defect: Cut) -> torch.Tensor:
+        """Take a defect out of a skull (1, X, Y, Z); None takes the official one."""
+        if defect is None:
+            return skull if official is None else (skull - official).clamp_min(0)
         if self.points.device != skull.device:
             self.points = self.points.to(skull.device)
-        bone = torch.nonzero(
-            skull[0] > 0, as_tuple=True
-        )  # the rule costs a dozen operations a point, and one voxel in eight is bone
+        if isinstance(defect, FacialShares):
+            left, right = self._reach(skull, 0)
+            _, front = self._reach(skull, 1)
+            return self._take_out(skull, defect.slab(front, right, left))
+        return self._take_out(skull, defect)
+
+    def _take_out(self, skull: torch.Tensor, defect: CranialHole | FacialSlab) -> torch.Tensor:
+        return self._without_bone(skull, defect) if skull.device.type == "cpu" else self._without(skull, defect)
+
+    def _without(self, skull: torch.Tensor, defect: CranialHole | FacialSlab) -> torch.Tensor:
+        """By the rule on every voxel, because a GPU would have to tell its host how many are bone."""
+        return torch.where(defect.contains(self.points), 0.0, skull)
+
+    def _without_bone(self, skull: torch.Tensor, defect: CranialHole | FacialSlab) -> torch.Tensor:
+        """By the rule on bone: it costs dozens of operations a point, and one voxel in eight is bone."""
+        bone = torch.nonzero(skull[0] > 0, as_tuple=True)
         gone = defect.contains(self.points[:, bone[0], bone[1], bone[2]])
         left = skull.clone()
         left[0][bone] = torch.where(gone, 0.0, left[0][bone])
         return left
 
-    def _reach(self, skull: torch.Tensor, axis: int) -> tuple[float, float]:
-        """Canonical mm of the first and the last bone along an axis."""
+    def _reach(self, skull: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Canonical mm of the first and the last bone along an axis, on the device; infinite where there is none."""
         other = [dim for dim in (1, 2, 3) if dim != axis + 1]
-        index = torch.nonzero(skull.amax(dim=other)[0] > 0.5)
-        low, high = (float(index[0]), float(index[-1])) if len(index) else (0.0, 0.0)
-        affine = self.box.affine
-        return tuple(float(affine[axis, axis] * value + affine[axis, 3]) for value in (low, high))  # type: ignore[return-value]
+        position = self.points[axis].select(2, 0).select(1 - axis, 0)  # (X, Y, Z) -> along the axis
+        bone = skull.amax(dim=other)[0] > 0.5
+        return (
+            torch.where(bone, position, torch.inf).amin(),
+            torch.where(bone, position, -torch.inf).amax(),
+        )
 
 
 class SkullBatches:
@@ -138,7 +170,7 @@ class SkullBatches:
 
     Args:
         dataset: skulls.
-        batch_size: volumes in a batch.
+        batch_size: volumes in a batch; several processes share it.
         deformation: ranges of the deformation, or None for the skulls as they are.
         official_share: of the cranial defects.
         seed: of everything random.
@@ -191,26 +223,56 @@ class SkullBatches:
     def _batch(
         self, jobs: list[tuple[int, int]], numbers: np.random.Generator, generator: torch.Generator
     ) -> dict[str, torch.Tensor]:
-        # The three classes of a person in a batch share one deformation, which costs as much as a training step.
+        """Draw for the whole batch, make this process's part of it."""
+        cuts = [self._draw(index, kind, numbers) for index, kind in jobs]
         persons = list(dict.fromkeys(index for index, _ in jobs))
-        pairs = self.dataset.skulls[persons].float() / 255
-        if self.deformation is not None:
-            box = self.dataset.box
-            pivot = (
-                0.0,
-                0.0,
-                1.0 - 2 * (80.0 + box.top_mm) / box.size_mm[2],
-            )  # the vault's center, 80 mm below the vertex
-            affine, warp = self.deformation.draw(len(persons), generator, box.size_mm, pivot)
-            pairs = deform(pairs, affine.to(pairs.device), warp.to(pairs.device))
-        deformed = dict(zip(persons, pairs, strict=True))
-        images = torch.stack([self._volume(deformed[index], index, kind, numbers) for index, kind in jobs])
-        known = torch.stack(
-            [self._known(image, deformed[index], index) for image, (index, _) in zip(images, jobs, strict=True)]
-        )
+        deformations = self._deformations(len(persons), generator)
+        own = processes.own_part(len(jobs))
+        volumes = torch.tensor(len(jobs))
+        jobs, cuts = jobs[own], cuts[own]
+        # The three classes of a person in a batch share one deformation, which costs as much as a training step.
+        pairs = {
+            index: self._pair(index, deformations, number)
+            for number, index in enumerate(persons)
+            if index in {job[0] for job in jobs}
+        }
+        blank = self.dataset.skulls.new_empty((0, 1, *self.dataset.box.spatial_size), dtype=torch.float32)
+        made = [self._volume(pairs[index], index, kind, cut) for (index, kind), cut in zip(jobs, cuts, strict=True)]
+        images = torch.stack(made) if made else blank
+        known = [self._known(image, pairs[index], index) for image, (index, _) in zip(images, jobs, strict=True)]
         if self.binary:
             images = (images > 0.5).float()
-        return {"image": images, "known": known, "kind": torch.tensor([job[1] for job in jobs])}
+        return {
+            "image": images,
+            "known": torch.stack(known) if known else blank,
+            "kind": torch.tensor([job[1] for job in jobs]),
+            "volumes": volumes,
+        }
+
+    def _deformations(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Affine maps and displacements of a batch's persons on the device, or None."""
+        if self.deformation is None:
+            return None
+        box = self.dataset.box
+        # the vault's center, 80 mm below the vertex
+        pivot = (0.0, 0.0, 1.0 - 2 * (80.0 + box.top_mm) / box.size_mm[2])
+        affine, warp = self.deformation.draw(count, generator, box.size_mm, pivot)
+        return send(affine, self.dataset.device), send(warp, self.dataset.device)
+
+    def _pair(self, index: int, deformations: tuple[torch.Tensor, torch.Tensor] | None, number: int) -> torch.Tensor:
+        """A person's skull and official implant (2, X, Y, Z), with deformation `number` of the batch."""
+        pair = self.dataset.skulls[index].float() / 255
+        if deformations is None:
+            return pair
+        affine, warp = (each[number : number + 1] for each in deformations)
+        return deform(pair[None], affine, warp)[0]
+
+    def _draw(self, index: int, kind: int, numbers: np.random.Generator) -> Cut:
+        if LATENT_CLASSES[kind] == "complete":
+            return None
+        if self.fixed_defects:
+            numbers = np.random.default_rng([index, kind])
+        return self.cutter.draw(self.dataset.has_implant[index], LATENT_CLASSES[kind], numbers)
 
     def _known(self, image: torch.Tensor, pair: torch.Tensor, index: int) -> torch.Tensor:
         """Where a volume (1, X, Y, Z) of a skull (2, X, Y, Z) is the truth, (1, X, Y, Z) in 0 and 1."""
@@ -222,9 +284,13 @@ class SkullBatches:
             near = functional.max_pool3d(near, window, stride=1, padding=[each // 2 for each in window])
         return 1 - near
 
-    def _volume(self, pair: torch.Tensor, index: int, kind: int, numbers: np.random.Generator) -> torch.Tensor:
+    def _volume(self, pair: torch.Tensor, index: int, kind: int, cut: Cut) -> torch.Tensor:
         """One volume (1, X, Y, Z) of a deformed skull and official implant (2, X, Y, Z)."""
-        official = pair[1:] if self.dataset.has_implant[index] else None
-        if self.fixed_defects:
-            numbers = np.random.default_rng([index, kind])
-        return self.cutter.cut(pair[:1], official, LATENT_CLASSES[kind], numbers)
+        if LATENT_CLASSES[kind] == "complete":
+            return pair[:1]
+        return self.cutter.apply(pair[:1], pair[1:] if self.dataset.has_implant[index] else None, cut)
+
+
+def send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Move values of the host to a device without waiting for it."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
