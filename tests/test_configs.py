@@ -34,6 +34,7 @@ ENTRY_POINTS = {
     "evaluating",
     "finetuning",
     "site_finetuning",
+    "table_fitting",
     "comparing",
     "drawing",
     "displayable_configs",
