@@ -116,8 +116,9 @@ def _measure(
         for run in range(runs):
             column.ours.append(own.submit(_time_ours, device, dataset_dir, spatial_size, steps).result())
             column.plain.append(_time_plain(device, paths, spatial_size, steps))
-            speeds = column.ours[-1].volumes_per_s, column.plain[-1].volumes_per_s
-            logger.info("%s run %d: ours %.3g, plain %.3g volumes a second", device, run + 1, *speeds)
+            for name, speed in {"ours": column.ours[-1], "plain": column.plain[-1]}.items():
+                numbers = device, run + 1, name, speed.volumes_per_s, speed.cpu_s
+                logger.info("%s run %d: %s %.3g volumes a second, %.3g processor seconds a volume", *numbers)
     return column
 
 
