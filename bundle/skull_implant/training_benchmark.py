@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,12 +174,13 @@ class _OurTraining:
 
     def steps(self, count: int) -> float:
         """That many steps, over as many epochs as it takes, full batches only; the mean loss."""
-        losses: list[torch.Tensor] = []
-        while len(losses) < count:
-            for batch in self.batches:
-                if len(losses) < count and len(batch["image"]) == BATCH_SIZE:
-                    losses.append(self.step(self.engine, batch)["dice"])
+        whole = (batch for batch in self._endless() if len(batch["image"]) == BATCH_SIZE)
+        losses = [self.step(self.engine, batch)["dice"] for batch in itertools.islice(whole, count)]
         return float(torch.stack(losses).mean())
+
+    def _endless(self) -> Iterator[dict[str, torch.Tensor]]:
+        while True:
+            yield from self.batches
 
 
 def _write_volumes(folder: Path, persons: int, scan_size: tuple[int, int, int]) -> list[Path]:
