@@ -80,7 +80,8 @@ def encode_classes(
         official = item["implant"] if dataset.has_implant[index] else None
         wanted = [kind for kind, count in enumerate(draws) for _ in range(count)]
         volumes = torch.stack([cutter.cut(item["image"], official, LATENT_CLASSES[kind], generator) for kind in wanted])
-        codes.append(network.encode(volumes).cpu().numpy())
+        # In parts, because a person's 33 volumes at full size fill 6 GB with the first layer's output.
+        codes.append(torch.cat([network.encode(part) for part in volumes.split(8)]).cpu().numpy())
         kinds += wanted
         owners += [index] * len(wanted)
     return np.concatenate(codes), np.array(kinds), np.array(owners)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,8 +117,9 @@ def _measure(
         for run in range(runs):
             column.ours.append(own.submit(_time_ours, device, dataset_dir, spatial_size, steps).result())
             column.plain.append(_time_plain(device, paths, spatial_size, steps))
-            speeds = column.ours[-1].volumes_per_s, column.plain[-1].volumes_per_s
-            logger.info("%s run %d: ours %.3g, plain %.3g volumes a second", device, run + 1, *speeds)
+            for name, speed in {"ours": column.ours[-1], "plain": column.plain[-1]}.items():
+                numbers = device, run + 1, name, speed.volumes_per_s, speed.cpu_s
+                logger.info("%s run %d: %s %.3g volumes a second, %.3g processor seconds a volume", *numbers)
     return column
 
 
@@ -172,12 +174,13 @@ class _OurTraining:
 
     def steps(self, count: int) -> float:
         """That many steps, over as many epochs as it takes, full batches only; the mean loss."""
-        losses: list[torch.Tensor] = []
-        while len(losses) < count:
-            for batch in self.batches:
-                if len(losses) < count and len(batch["image"]) == BATCH_SIZE:
-                    losses.append(self.step(self.engine, batch)["dice"])
+        whole = (batch for batch in self._endless() if len(batch["image"]) == BATCH_SIZE)
+        losses = [self.step(self.engine, batch)["dice"] for batch in itertools.islice(whole, count)]
         return float(torch.stack(losses).mean())
+
+    def _endless(self) -> Iterator[dict[str, torch.Tensor]]:
+        while True:
+            yield from self.batches
 
 
 def _write_volumes(folder: Path, persons: int, scan_size: tuple[int, int, int]) -> list[Path]:
