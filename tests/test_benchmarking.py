@@ -128,9 +128,9 @@ def test_the_table_has_a_row_for_each_stage_and_a_dash_where_nothing_was_measure
 @pytest.mark.parametrize(
     ("words", "rule"),
     [
-        (("training",), "what must be inference"),
+        (("learning",), "what must be inference or training"),
         (("inference", "--size", "64,64"), "--size must be three numbers"),
-        (("inference", "--runs", "0"), "--runs at least 1"),
+        (("inference", "--runs", "0"), "--runs and --steps at least 1"),
         (("inference", "--cases", "-1"), "--cases must be 0 or more"),
         (("inference", "--workers", "1,0"), "--workers 1 or more"),
     ],
