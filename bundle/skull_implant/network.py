@@ -88,7 +88,8 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.final_size = _final_size(spatial_size, strides)
-        self.linear = nn.Linear(latent_size, channels[-1] * int(np.prod(self.final_size)))
+        self.coarsest_channels = channels[-1]
+        self.linear = nn.Linear(latent_size, self.coarsest_channels * int(np.prod(self.final_size)))
         sizes = [*channels[::-1], 2]
         steps = list(strides)[::-1]
         last = len(channels) - 1
@@ -106,8 +107,9 @@ class Decoder(nn.Module):
 
     def forward(self, code: torch.Tensor) -> torch.Tensor:
         """Logits of background and skull."""
-        features = self.linear(code).unflatten(1, (-1, *self.final_size))  # (B, C x y z) -> (B, C, x, y, z)
-        return self.layers(features)
+        features = self.linear(code)  # (B, C x y z)
+        x, y, z = self.final_size[0], self.final_size[1], self.final_size[2]  # TorchScript cannot unpack a list
+        return self.layers(features.view(features.shape[0], self.coarsest_channels, x, y, z))
 
 
 class SkullCompleter(nn.Module):
