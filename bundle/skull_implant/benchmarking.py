@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from dask.system import CPU_COUNT
+import psutil
 
 from bundle.skull_implant.batch_case import WORK_FOLDER, CaseRequest, Work, complete_case
 from bundle.skull_implant.batch_identity import hash_weights
@@ -95,7 +95,7 @@ def time_warm_cases(series: Path, output: Path, root: Path, runs: int, work: Wor
     model_file = root / "models" / "model.pt"
     files = sorted(str(path.absolute()) for path in series.iterdir())
     where = (str(output.absolute()), SETTINGS, str(model_file), hash_weights(model_file))
-    process = CaseProcess(address_of(work), thread_variables(os.environ, CPU_COUNT))
+    process = CaseProcess(address_of(work), thread_variables(os.environ, psutil.cpu_count() or 1))
     found = []
     try:
         for number in range(runs + 1):
@@ -223,4 +223,4 @@ def _peak_gb(pid: int) -> float:
 
 
 def _machine() -> str:
-    return f"{CPU_COUNT} CPU cores, Python {platform.python_version()}"
+    return f"{psutil.cpu_count()} CPU cores, Python {platform.python_version()}"
