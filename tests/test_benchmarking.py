@@ -85,7 +85,8 @@ def test_warm_cases_are_done_anew_in_one_process_and_the_first_is_not_counted(
         found = time_warm_cases(scans[0], tmp_path / "out", root, 2, act)
         assert [run.name for run in found] == ["warm 1", "warm 2"]
         assert [run.stages_s["read"] for run in found] == [300.000001, 300.000002]
-        assert all(run.total_s > 0 and run.memory_gb > 0.003 for run in found)
+        assert all(run.total_s >= 0 for run in found)  # the stand-in takes no time worth a digit
+        assert all(run.memory_gb > 0.003 for run in found)
 
 
 def test_batches_stand_beside_one_at_a_time(scans: list[Path], root: Path, tmp_path: Path) -> None:
