@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,9 +19,9 @@ from bundle.skull_implant.label_server import prepare_app, server_command, serve
 from bundle.skull_implant.packaging import package_bundle
 from bundle.skull_implant.volume import Volume
 from tests.end_to_end import ROOT, read
+from tests.local_servers import free_port, wait_until_up
 
 AS_SLICER_ASKS = {"result_extension": ".nrrd", "result_dtype": "uint8"}
-START_S = 300.0
 TASK_S = 1200.0
 MODEL = "skull_implant"
 NOT_INSTALLED = "MONAI Label is not installed here: run `make test-label`, which makes its environment"
@@ -41,13 +40,6 @@ class Server:
         """Label map and result of an image by its name, as Slicer asks for them."""
         file, result = self.client.infer(model, image, {**AS_SLICER_ASKS, **parameters})
         return read(Path(file)), result
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -93,19 +85,6 @@ def running_server(
             yield Server(address, client, log)
         finally:
             process.terminate()
-
-
-def wait_until_up(ask: Callable[[], object], process: subprocess.Popen[bytes], log: Path) -> None:
-    """Ask until there is an answer; fail the test with the end of the log if the process ends or takes too long."""
-    started = time.monotonic()
-    while True:
-        try:
-            ask()
-            return
-        except OSError:
-            if process.poll() is not None or time.monotonic() - started > START_S:
-                pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
-            time.sleep(0.5)
 
 
 def finished_task(server: Server, kind: str) -> dict[str, Any]:

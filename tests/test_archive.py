@@ -6,10 +6,6 @@ Needs Debian's orthanc and orthanc-dicomweb.
 from __future__ import annotations
 
 import json
-import shutil
-import socket
-import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from email import message_from_bytes
@@ -22,59 +18,22 @@ import pytest
 
 from bundle.skull_implant.dicom_writing import write_ct_series
 from tests.end_to_end import ROOT, read, run_module, small_head, without_preview
+from tests.local_servers import open_directly, running_archive
 
-ORTHANC = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/bin")
-PLUGINS = Path("/usr/share/orthanc/plugins")
 BOUNDARY = "one-object-and-the-next"
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of an empty archive."""
-    if ORTHANC is None or not list(PLUGINS.glob("*OrthancDicomWeb*")):
-        pytest.skip("no archive: `apt-get install orthanc orthanc-dicomweb`")
-    folder = tmp_path_factory.mktemp("orthanc")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = {
-        "StorageDirectory": str(folder),
-        "IndexDirectory": str(folder),
-        "HttpPort": port,
-        "DicomServerEnabled": False,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "Plugins": [str(PLUGINS)],
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-    }
-    (folder / "settings.json").write_text(json.dumps(settings))
-    address, log = f"http://127.0.0.1:{port}", folder / "log"
-    words = [ORTHANC, str(folder / "settings.json")]
-    with log.open("w") as output, subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT) as process:
-        try:
-            wait_until_up(address, process, log)
-            yield f"{address}/dicom-web"
-        finally:
-            process.terminate()
-
-
-def wait_until_up(address: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 60.0) -> None:
-    started = time.monotonic()
-    while True:
-        try:
-            ask(f"{address}/system")
-            return
-        except OSError:
-            if process.poll() is not None or time.monotonic() - started > seconds:
-                pytest.fail(f"the archive did not start:\n{log.read_text()[-2000:]}")
-            time.sleep(0.1)
+    with running_archive(tmp_path_factory.mktemp("orthanc")) as address:
+        yield f"{address}/dicom-web"
 
 
 def ask(address: str, data: bytes | None = None, **headers: str) -> bytes:
     """What an address answers; never through a proxy."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(urllib.request.Request(address, data, names), timeout=60) as answer:
+    with open_directly(urllib.request.Request(address, data, names)) as answer:
         content_type = answer.headers["Content-Type"] or ""
         return f"Content-Type: {content_type}\r\n\r\n".encode() + answer.read()
 

@@ -6,7 +6,6 @@ Runs in the environment of `make label`, by `make test-label`; needs Debian's or
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +21,10 @@ from tests.label_servers import (
     NOT_INSTALLED,
     Server,
     by_command,
-    free_port,
     own_python,
     running_server,
-    wait_until_up,
 )
+from tests.local_servers import running_archive
 
 pytestmark = [
     pytest.mark.label,
@@ -35,8 +33,6 @@ pytestmark = [
 ]
 requests = pytest.importorskip("requests", reason=NOT_INSTALLED)
 pytest.importorskip("monailabel", reason=NOT_INSTALLED)
-ORTHANC = shutil.which("Orthanc", path="/usr/sbin:/usr/bin:/usr/local/bin")
-PLUGINS = Path("/usr/share/orthanc/plugins")
 WRITE_SERIES = """
 import sys
 from pathlib import Path
@@ -59,31 +55,10 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def archive(series: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of an archive that holds the series."""
-    if ORTHANC is None or not list(PLUGINS.glob("*OrthancDicomWeb*")):
-        pytest.skip("no archive: `apt-get install orthanc orthanc-dicomweb`")
-    folder = tmp_path_factory.mktemp("orthanc")
-    port = free_port()
-    settings = {
-        "StorageDirectory": str(folder),
-        "IndexDirectory": str(folder),
-        "HttpPort": port,
-        "DicomServerEnabled": False,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "Plugins": [str(PLUGINS)],
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-    }
-    (folder / "settings.json").write_text(json.dumps(settings))
-    address, log = f"http://127.0.0.1:{port}", folder / "log"
-    words = [ORTHANC, str(folder / "settings.json")]
-    with log.open("w") as output, subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT) as process:
-        try:
-            wait_until_up(lambda: requests.get(f"{address}/system", timeout=10), process, log)
-            for path in series.iterdir():
-                requests.post(f"{address}/instances", data=path.read_bytes(), timeout=60).raise_for_status()
-            yield address
-        finally:
-            process.terminate()
+    with running_archive(tmp_path_factory.mktemp("orthanc")) as address:
+        for path in series.iterdir():
+            requests.post(f"{address}/instances", data=path.read_bytes(), timeout=60).raise_for_status()
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox
 from bundle.skull_implant.metrics import dice
 from bundle.skull_implant.rim_fit import RimFit
+from bundle.skull_implant.table_model import TableModel
+from bundle.skull_implant.vault_rays import VaultRays
 from tests.made_up_skulls import ball, egg_template, pose, shell
 
 EGG = egg_template()
@@ -125,3 +127,40 @@ def test_nothing_is_bridged_where_there_is_bone() -> None:
     without, refined = _refined(decoded, share, RimFit(bridge_share=1.01)), _refined(decoded, share)
 
     np.testing.assert_array_equal(refined, without)
+
+
+def _egg_tables(dent_mm: float = 0.0) -> TableModel:
+    """A shape model that knows one vault, without doubt, whose inner table may be dented outwards where the hole is."""
+    plane = VaultRays(TableModel.step_deg).plane
+    mean = np.stack([np.zeros_like(plane.radii_mm), np.full_like(plane.radii_mm, -7.0)])
+    index, _ = plane.plane_index(np.add([HOLE], [0.0, 0.0, EGG.vertex_mm * HEAD.scales[2]]))
+    cells = np.indices(plane.radii_mm.shape) - index[:, :, None]
+    mean[1] += dent_mm * (np.hypot(*cells) * TableModel.step_deg < 16.0)
+    return TableModel(mean, np.zeros((1, 2, *plane.radii_mm.shape)))
+
+
+def test_the_shape_model_has_half_of_the_say_inside_the_hole(bone: tuple[np.ndarray, np.ndarray]) -> None:
+    share, hole = bone
+    inside = ball(COARSE.coordinates().numpy(), HOLE, 26.0)
+    decoded = np.where(inside, _share(HEAD, COARSE, wall_mm=4.0), _share(HEAD, COARSE)).astype(np.float32)
+
+    alone = _in_hole(_refined(decoded, share), hole)
+    right, wrong = (_in_hole(_refined(decoded, share, RimFit(_egg_tables(dent))), hole) for dent in (0.0, 5.0))
+
+    print(f"in the hole: DSC {alone:.3f} alone, {right:.3f} with a right shape model, {wrong:.3f} with a wrong one")
+    assert right > alone + 0.01
+    assert wrong < right - 0.02
+
+
+def test_a_wall_that_rays_graze_hardly_counts(bone: tuple[np.ndarray, np.ndarray]) -> None:
+    share, hole = bone
+    decoded = _share(HEAD, COARSE)
+    points = FINE.coordinates().numpy()
+    ring = ball(points, HOLE, 37.0) & ~ball(points, HOLE, 32.0)
+    grazed = np.where(ring, _share(pose(scales=(0.97, 0.99, 0.95)), FINE), share)  # some 2 mm too deep at the rim
+
+    trusted = _in_hole(_refined(decoded, grazed, RimFit(robust_mm=1e6)), hole)
+    robust = _in_hole(_refined(decoded, grazed), hole)
+
+    print(f"in the hole: DSC {trusted:.3f} with the wall trusted, {robust:.3f} robust")
+    assert robust > trusted + 0.01

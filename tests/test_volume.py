@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from bundle.skull_implant.volume import Grid, Volume, in_file_order, write_volume
+from bundle.skull_implant.volume import Grid, Volume, write_volume
 from tests.dicom_files import rotation
 
 IDENTITY = np.eye(3)
@@ -115,13 +115,3 @@ def test_a_file_cut_off_in_silence_is_an_error_and_is_not_left(
     with pytest.raises(OSError, match="No space left"):
         write_volume(tmp_path / name, _volume(OBLIQUE))
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("filled", [False, True])
-def test_a_mask_in_file_order_is_the_same_mask_with_its_first_axis_fastest(filled: bool) -> None:
-    mask = np.zeros((5, 6, 7), bool)
-    mask[1:3, 2, 4:6] = filled
-    ordered = in_file_order(mask)
-    np.testing.assert_array_equal(ordered, mask)
-    assert ordered.flags.f_contiguous
-    assert in_file_order(ordered) is ordered

@@ -163,7 +163,9 @@ class _Scorer:
             name: (_load(model_file), CompletionInferer(gamma, code_fit=CodeFit(steps)))
             for name, (model_file, gamma, steps, _) in models.items()
         }
-        self.fitted_to_rim = {name for name, (*_, rim_fit) in models.items() if rim_fit}
+        self.rim_fits = {
+            name: RimFit(TableModel.of(self.networks[name][0])) for name, (*_, rim_fit) in models.items() if rim_fit
+        }
         self.box = next(iter(self.networks.values()))[0].box
         self.template: VaultTemplate = next(iter(self.networks.values()))[0].template
         self.skulls = _training_skulls(protocol.dataset_dir, self.box.spatial_size) if protocol.baselines else None
@@ -195,9 +197,9 @@ class _Scorer:
         for method, probability, bone, kind, seconds in self._completions(skull, frame, true_kind, defect != "none"):
             started = time.perf_counter()
             box = self.networks[method][0].box if method in self.networks else self.box
-            if method in self.fitted_to_rim and kind == "cranial":
-                tables = TableModel.of(self.networks[method][0])
-                probability, bone, box = RimFit(tables).refine(probability, skull, frame, box, self.template)
+            if method in self.rim_fits and kind == "cranial":
+                fit = self.rim_fits[method]
+                probability, bone, box = fit.refine(probability, skull, frame, box, self.template)
             implant = design_implant(
                 probability, bone, skull, frame, box, self.template, cranial=kind == "cranial"
             ).voxels

@@ -149,7 +149,7 @@ def fill_holes(
     Returns:
         Bool voxels on the scan's grid, never on bone; all False when there is no hole.
     """
-    implant = np.zeros(skull.voxels.shape, bool)
+    implant = np.zeros(skull.voxels.shape, bool, order="F")  # x fastest, as volumes are read and written
     for core in holes.cores:
         window = _native_window(core, frame, box, skull.grid, margin_mm=rules.core_mm + rules.reach_mm + 1.0)
         part = crop_grid(skull.grid, [s.start for s in window], [s.stop - s.start for s in window])

@@ -136,7 +136,7 @@ class RimFit:
             return None
         thickness = real[0] - real[1]
         plate = (thickness > PLATE_MM[0]) & (thickness < PLATE_MM[1])  # NaN compares as False
-        return self.tables.complete(np.where(self._away_from_rim(plate, TableModel.step_deg), real, np.nan), self.rays)
+        return self.tables.complete(np.where(self._away_from_rim(plate, self.tables.step_deg), real, np.nan), self.rays)
 
     def _errors(self, expected: np.ndarray, real: np.ndarray) -> np.ndarray:
         """How far the real tables lie outside the expected ones, smooth and everywhere, (2, N, N) mm."""

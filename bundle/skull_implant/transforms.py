@@ -24,7 +24,7 @@ from bundle.skull_implant.reading import read_case
 from bundle.skull_implant.rim_fit import RimFit
 from bundle.skull_implant.skull_mask import clean_binary_mask, skull_mask_from_hu
 from bundle.skull_implant.table_model import TableModel
-from bundle.skull_implant.volume import Volume, in_file_order
+from bundle.skull_implant.volume import Volume
 
 CaseData = dict[str, Any]
 
@@ -197,8 +197,7 @@ class Implantd(CaseTransform):
                 fitted, share, box = self.rim_fit.refine(probability, skull, frame, box, self.template)
             holes = find_holes(fitted, share, skull.grid, frame, box, self.template, cranial=cranial, rules=self.rules)
             pieces = 1.0 if cranial else self.rules.facial_share
-            implant = fill_holes(holes, fitted, skull, frame, box, share=pieces, rules=self.rules)
-            data["implant"] = Volume(in_file_order(implant.voxels), skull.grid)
+            data["implant"] = fill_holes(holes, fitted, skull, frame, box, share=pieces, rules=self.rules)
             data["below_vault_ml"] = holes.below_ml
             data["completed"] = Volume(skull.voxels | data["implant"].voxels, skull.grid)
             if self.keep_decoded:

@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from bundle.skull_implant.bounding_box import bounding_box
-
 
 @dataclass(frozen=True)
 class Grid:
@@ -78,23 +76,6 @@ class Volume:
         image.SetOrigin(self.grid.origin)
         image.SetDirection(self.grid.direction)
         return image
-
-
-def in_file_order(mask: np.ndarray) -> np.ndarray:
-    """The same mask with its first axis fastest in memory, as volumes are read and written.
-
-    Two arrays of a CT's size that differ in this take seconds to combine, or to write.
-
-    Args:
-        mask: (X, Y, Z) bool, mostly False.
-    """
-    if mask.flags.f_contiguous:
-        return mask
-    ordered = np.zeros(mask.shape, mask.dtype, "F")
-    box = bounding_box(mask)
-    if box is not None:
-        ordered[box] = mask[box]
-    return ordered
 
 
 def write_volume(path: Path, volume: Volume) -> None:
