@@ -29,7 +29,6 @@ from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
 from bundle.skull_implant.preparing import Source, find_sources
 from bundle.skull_implant.rim_fit import RimFit
 from bundle.skull_implant.score_table import Score, SkullScore, implant_table, refused_score, skull_table, write_csv
-from bundle.skull_implant.table_model import TableModel
 from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Volume
 
@@ -163,9 +162,7 @@ class _Scorer:
             name: (_load(model_file), CompletionInferer(gamma, code_fit=CodeFit(steps)))
             for name, (model_file, gamma, steps, _) in models.items()
         }
-        self.rim_fits = {
-            name: RimFit(TableModel.of(self.networks[name][0])) for name, (*_, rim_fit) in models.items() if rim_fit
-        }
+        self.rim_fits = {name: RimFit.of(self.networks[name][0]) for name, (*_, rim_fit) in models.items() if rim_fit}
         self.box = next(iter(self.networks.values()))[0].box
         self.template: VaultTemplate = next(iter(self.networks.values()))[0].template
         self.skulls = _training_skulls(protocol.dataset_dir, self.box.spatial_size) if protocol.baselines else None

@@ -159,7 +159,9 @@ class HoleBatches:
         self.epoch += 1
         order = generator.permutation(np.repeat(np.arange(len(self.skulls)), self.holes))
         for start in range(0, len(order), self.batch_size):
-            yield self._batch([self._draw(int(index), generator) for index in order[start : start + self.batch_size]], generator)
+            yield self._batch(
+                [self._draw(int(index), generator) for index in order[start : start + self.batch_size]], generator
+            )
 
     def _draw(self, index: int, generator: np.random.Generator) -> Hole:
         mirrored = bool(self.noise_mm) and generator.random() < 0.5
@@ -275,7 +277,7 @@ _INPUTS = ("features", "expected", "truth", "asked")
 
 
 def _volumes(asked: torch.Tensor) -> torch.Tensor:
-    """What each entry (B, C, N, N) of a hole's rays (B, N, N) stands for, as a share of one at the vertex; 0 elsewhere."""
+    """What each entry (B, C, N, N) of a hole's rays (B, N, N) stands for, 1 at the vertex; 0 elsewhere."""
     polar = torch.from_numpy(np.deg2rad(RAYS.polar_deg)).to(asked)
     narrower = torch.sinc(polar / torch.pi)  # the plane's azimuthal circles are too long
     return asked[:, None] * narrower * (1 + heights(asked) / 80.0).square()

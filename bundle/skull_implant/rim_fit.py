@@ -16,6 +16,8 @@ from scipy.sparse import linalg
 
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
+from bundle.skull_implant.hole_completion import HoleCompletion
+from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.table_model import PLATE_MM, TableModel, nearest_filled
 from bundle.skull_implant.vault_rays import VaultRays, sample_box, vault_center, vault_radius
 from bundle.skull_implant.vault_template import VaultTemplate
@@ -28,6 +30,9 @@ class RimFit:
 
     Args:
         tables: shape model of the vault's tables; None for the decoder alone.
+        holes: hole network; None for the decoder and the shape model alone.
+        learned_share: of the hole network's say where rays meet no bone.
+        learned_deg: polar angle down to which it has one.
         rays: along which the vault is measured.
         match_mm: a larger distance between expected and real table is no error but a hole, a strap or another bone.
         rim_deg: bone nearer to missing bone is not measured, because its edge may be beveled.
@@ -42,6 +47,9 @@ class RimFit:
     """
 
     tables: TableModel | None = None
+    holes: HoleCompletion | None = None
+    learned_share: float = 0.5
+    learned_deg: float = 117.0
     rays: VaultRays = field(default_factory=VaultRays)
     match_mm: float = 5.0
     rim_deg: float = 1.5
@@ -52,6 +60,11 @@ class RimFit:
     bridge_share: float = 0.3
     bridge_deg: float = 95.0
     doubt_deg: float = 6.0
+
+    @classmethod
+    def of(cls, completer: SkullCompleter) -> RimFit:
+        """With the shape model and the hole network of a completer, where it has them."""
+        return cls(TableModel.of(completer), HoleCompletion.of(completer))
 
     def refine(
         self, probability: np.ndarray, skull: Volume, frame: CanonicalFrame, box: CanonicalBox, template: VaultTemplate
@@ -100,12 +113,14 @@ class RimFit:
         decoded = rays.tables(rays.sample(probability, box, scales, template))
         bone = rays.sample(bone_share, fine, scales, template)
         real = rays.tables(bone)
-        bare = ~(bone > 0.4).any(1).reshape(rays.shape)
+        bare = np.logical_not((bone > 0.4).any(1)).reshape(rays.shape)
         usual = self._usual(real)
+        in_hole = self._in_hole(bare, decoded)
         bridged, decoded = self._bridged(bare & (rays.polar_deg < self.bridge_deg), decoded, usual)
         decoded = np.stack([nearest_filled(table) for table in decoded])
         expected = decoded if usual is None else (decoded + usual) / 2
-        errors = expected - decoded + self._errors(expected, real)
+        errors, measured = self._errors(expected, real)
+        errors += expected - decoded
 
         center = vault_center(scales, template)
         points = fine.coordinates().numpy().reshape(3, -1).T.astype(np.float64) - center
@@ -128,6 +143,12 @@ class RimFit:
             over = ndimage.map_coordinates(bridged.astype(np.float32), index[:, near], order=1, mode="nearest") > 0.5
             depth = np.minimum(outer + outer_error - above, above - inner - inner_error)  # mm inside the plate
             result[near] = np.maximum(result[near], over * np.clip(0.5 + depth, 0.0, 1.0))
+        if self.holes is not None:
+            learned = self.holes(bone, decoded + errors, measured, rays)
+            over = ndimage.map_coordinates(in_hole.astype(np.float32), index[:, near], order=1, mode="nearest") > 0.5
+            there = near[over]
+            said = learned.probability(points[there], above[over])
+            result[there] += self.learned_share * (said - result[there])
         return result.reshape(fine.spatial_size)
 
     def _usual(self, real: np.ndarray) -> np.ndarray | None:
@@ -138,18 +159,34 @@ class RimFit:
         plate = (thickness > PLATE_MM[0]) & (thickness < PLATE_MM[1])  # NaN compares as False
         return self.tables.complete(np.where(self._away_from_rim(plate, self.tables.step_deg), real, np.nan), self.rays)
 
-    def _errors(self, expected: np.ndarray, real: np.ndarray) -> np.ndarray:
-        """How far the real tables lie outside the expected ones, smooth and everywhere, (2, N, N) mm."""
+    def _errors(self, expected: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How far the real tables lie outside the expected ones, smooth and everywhere, (2, N, N) mm.
+
+        Also the rays (N, N) bool on which that was measured.
+        """
         errors = real - expected
         bone = np.all(np.abs(errors) <= self.match_mm, axis=0)  # NaN compares as False
-        measured = np.broadcast_to(self._away_from_rim(bone, self.rim_deg), errors.shape).astype(float)
+        away = self._away_from_rim(bone, self.rim_deg)
+        measured = np.broadcast_to(away, errors.shape).astype(float)
         errors = np.where(measured > 0, errors, 0.0)
         off = (errors - self._smooth(errors, measured)) / self.robust_mm
-        return self._smooth(errors, measured / np.square(1 + np.square(off)))
+        return self._smooth(errors, measured / np.square(1 + np.square(off))), away
 
     def _away_from_rim(self, bone: np.ndarray, distance_deg: float) -> np.ndarray:
         cells = max(1, round(distance_deg / self.rays.step_deg))
         return ndimage.binary_erosion(bone, ndimage.generate_binary_structure(2, 2), iterations=cells)
+
+    def _in_hole(self, bare: np.ndarray, decoded: np.ndarray) -> np.ndarray:
+        """Rays (N, N) without bone that meet decoded bone or are near such rays, and not through an orbit.
+
+        Args:
+            bare: (N, N), rays that meet no bone of the patient.
+            decoded: (2, N, N), tables, NaN where there are none.
+        """
+        cells = round(self.doubt_deg / self.rays.step_deg)
+        solid = bare & ~np.isnan(decoded[0])
+        around = ndimage.binary_dilation(solid, ndimage.generate_binary_structure(2, 2), iterations=cells)
+        return np.asarray(bare & around & (self.rays.polar_deg < self.learned_deg))
 
     def _bridged(
         self, bare: np.ndarray, decoded: np.ndarray, usual: np.ndarray | None

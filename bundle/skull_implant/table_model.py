@@ -55,7 +55,7 @@ class TableModel:
         """
         half, own_half = rays.shape[0] // 2, self.mean.shape[1] // 2
         ratio = self.step_deg / rays.step_deg
-        nearest = np.clip(np.rint((np.arange(2 * own_half + 1) - own_half) * ratio + half).astype(int), 0, 2 * half)
+        nearest = VaultRays(self.step_deg).nearest_in(rays)
         measured = tables[:, nearest][:, :, nearest]
         known = np.isfinite(measured)
         modes = self.modes[:, known]

@@ -23,7 +23,6 @@ from bundle.skull_implant.options import Options
 from bundle.skull_implant.reading import read_case
 from bundle.skull_implant.rim_fit import RimFit
 from bundle.skull_implant.skull_mask import clean_binary_mask, skull_mask_from_hu
-from bundle.skull_implant.table_model import TableModel
 from bundle.skull_implant.volume import Volume
 
 CaseData = dict[str, Any]
@@ -179,7 +178,7 @@ class Implantd(CaseTransform):
         self.box: CanonicalBox = network.box
         self.template = network.template
         self.keep_decoded = keep_decoded
-        self.rim_fit = RimFit(TableModel.of(network)) if rim_fit else None
+        self.rim_fit = RimFit.of(network) if rim_fit else None
         self.rules = rules or ImplantRules()
 
     def step(self, data: CaseData) -> None:

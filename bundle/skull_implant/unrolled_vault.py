@@ -22,7 +22,7 @@ CHANNELS = 2 * len(HEIGHTS_MM) + 10
 
 
 def make_hole_network() -> BasicUNet:
-    """MONAI's 2D U-Net from :func:`hole_features` to a correction of :func:`plate_logits`; at first it corrects nothing."""
+    """MONAI's 2D U-Net from :func:`hole_features` to a correction of :func:`plate_logits`, 0 at first."""
     network = BasicUNet(
         2,
         CHANNELS,
@@ -33,7 +33,7 @@ def make_hole_network() -> BasicUNet:
         upsample="nontrainable",
     )
     torch.nn.init.zeros_(network.final_conv.weight)
-    torch.nn.init.zeros_(network.final_conv.bias)  # type: ignore[arg-type]
+    torch.nn.init.zeros_(network.final_conv.bias)
     return network
 
 

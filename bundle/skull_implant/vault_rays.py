@@ -22,6 +22,7 @@ class VaultRays:
         inside_mm: depth below the fitted outer vault at which rays begin.
         outside_mm: height above it at which they end.
         step_mm: along a ray.
+        film_mm: what is thinner than this outside of a thicker plate is no bone but a bandage, a strap or noise.
     """
 
     step_deg: float = 1.5
@@ -29,6 +30,7 @@ class VaultRays:
     inside_mm: float = 24.0
     outside_mm: float = 10.0
     step_mm: float = 0.5
+    film_mm: float = 2.0
 
     @cached_property
     def plane(self) -> VaultTemplate:
@@ -47,6 +49,12 @@ class VaultRays:
         """Polar angle of each entry, (N, N); the corners of the plane lie below `lowest_deg`."""
         half = self.shape[0] // 2
         return np.asarray(self.step_deg * np.hypot(*np.mgrid[-half : half + 1, -half : half + 1]))
+
+    def nearest_in(self, denser: VaultRays) -> np.ndarray:
+        """Index (N,), along either axis of a denser map, of the rays nearest to these."""
+        half, own_half = denser.shape[0] // 2, self.shape[0] // 2
+        steps = (np.arange(self.shape[0]) - own_half) * self.step_deg / denser.step_deg
+        return np.clip(np.rint(steps).astype(int) + half, 0, 2 * half)
 
     @property
     def heights_mm(self) -> np.ndarray:
@@ -69,20 +77,32 @@ class VaultRays:
     def tables(self, profile: np.ndarray) -> np.ndarray:
         """Outer and inner table (2, N, N) of samples (N * N, H), mm above the fitted vault; NaN where there is none.
 
-        The outer table is the outermost crossing of one half, the inner one the next crossing below it.
+        The outer table is the outermost crossing of one half, the inner one the next crossing below it. A film outside
+        of thicker bone is passed by.
         """
         height = self.heights_mm
         solid = profile > 0.5
+        last, first = _outermost_run(solid)
+        below_it = solid & (np.arange(len(height)) < first[:, None])
+        deeper_last, deeper_first = _outermost_run(below_it)
+        film = (last - first) * self.step_mm < self.film_mm
+        film &= (deeper_last >= 0) & (deeper_first >= 0) & (deeper_last - deeper_first > last - first)
+        last, first = np.where(film, deeper_last, last), np.where(film, deeper_first, first)
         count = len(height)
-        rank = np.arange(count)
-        last = np.where(solid.any(1), count - 1 - np.argmax(solid[:, ::-1], axis=1), -1)
-        first = np.where(~solid & (rank[None] < last[:, None]), rank, -1).max(1)  # the last empty sample below
         tables = np.full((2, len(profile)), np.nan)
         rows = np.flatnonzero((last >= 0) & (last < count - 1) & (first >= 0))
         for table, below in zip(tables, (last[rows], first[rows]), strict=True):
             low, high = profile[rows, below], profile[rows, below + 1]
             table[rows] = height[below] + self.step_mm * (0.5 - low) / (high - low)
         return tables.reshape(2, *self.shape)
+
+
+def _outermost_run(solid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Index (P,) of the last True sample of each row (P, H), and of the last False one below it; -1 where none is."""
+    count = solid.shape[1]
+    rank = np.arange(count)
+    last = np.where(solid.any(1), count - 1 - np.argmax(solid[:, ::-1], axis=1), -1)
+    return last, np.where(~solid & (rank[None] < last[:, None]), rank, -1).max(1)
 
 
 def vault_center(scales: np.ndarray, template: VaultTemplate) -> np.ndarray:

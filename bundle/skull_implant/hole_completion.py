@@ -1,0 +1,95 @@
+"""The hole network at work: the bone under a patient's hole, from the bone and the expected tables around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import nn
+
+from bundle.skull_implant.network import SkullCompleter
+from bundle.skull_implant.unrolled_vault import HEIGHTS_MM, STEP_DEG, hole_features, plate_logits
+from bundle.skull_implant.vault_rays import VaultRays
+
+
+@dataclass(frozen=True)
+class UnrolledBone:
+    """Bone along rays, counted from the expected outer table.
+
+    Args:
+        logits: (C, N, N), at :data:`HEIGHTS_MM` above it.
+        outer: (N, N) mm above the fitted vault.
+        rays: of the N x N entries.
+    """
+
+    logits: np.ndarray
+    outer: np.ndarray
+    rays: VaultRays
+
+    def probability(self, directions: np.ndarray, above_mm: np.ndarray) -> np.ndarray:
+        """Of bone (P,) float32, at points.
+
+        Args:
+            directions: (P, 3), of the points from the vault's center.
+            above_mm: (P,), heights above the fitted vault.
+        """
+        index, _ = self.rays.plane.plane_index(directions)
+        outer = ndimage.map_coordinates(self.outer, index, order=1, mode="nearest")
+        height = above_mm - outer - HEIGHTS_MM[0]
+        logits = ndimage.map_coordinates(self.logits, [height, *index], order=1, mode="nearest", output=np.float32)
+        return np.asarray(1.0 / (1.0 + np.exp(-logits)))
+
+
+@dataclass(frozen=True)
+class HoleCompletion:
+    """What the hole network says of a patient, averaged with what it says of the mirror image.
+
+    Args:
+        network: from :func:`hole_features` to a correction of :func:`plate_logits`.
+        mean: (2, N, N) mm, of the shape model of the tables.
+        step_deg: between neighboring entries.
+    """
+
+    network: nn.Module
+    mean: torch.Tensor
+    step_deg: float = STEP_DEG
+
+    @classmethod
+    def of(cls, completer: SkullCompleter) -> HoleCompletion | None:
+        """The hole network in a completer; None where it has none."""
+        if completer.hole_network is None:
+            return None
+        return cls(completer.hole_network.eval(), completer.table_mean)
+
+    @torch.no_grad()
+    def __call__(self, bone: np.ndarray, tables: np.ndarray, measured: np.ndarray, rays: VaultRays) -> UnrolledBone:
+        """The bone on every ray; of interest where the patient has none.
+
+        Args:
+            bone: (M * M, H), share of the patient's bone along the rays.
+            tables: (2, M, M) mm, expected outer and inner table, everywhere.
+            measured: (M, M) bool, where the tables were measured.
+            rays: of the M x M entries, at least as dense as the network's.
+        """
+        own = VaultRays(self.step_deg)
+        nearest = own.nearest_in(rays)
+        known = ndimage.binary_erosion(measured, np.ones((3, 3)))
+        mean = self.mean.to(next(self.network.parameters()).device)
+        profiles, expected, seen = (
+            torch.from_numpy(np.ascontiguousarray(each, dtype=np.float32)).to(mean)
+            for each in (
+                bone.reshape(*rays.shape, -1)[nearest][:, nearest],
+                tables[:, nearest][:, :, nearest],
+                known[nearest][:, nearest],
+            )
+        )
+        expected[1] = torch.minimum(expected[1], expected[0] - 1.0)
+        profiles, expected, seen = (
+            torch.stack([each, each.flip(axis)]) for each, axis in ((profiles, 0), (expected, 1), (seen, 0))
+        )
+        features = hole_features(profiles, expected, seen, mean, own)
+        logits = plate_logits(expected) + self.network(features).float()
+        logits = (logits[0] + logits[1].flip(1)) / 2
+        return UnrolledBone(logits.cpu().numpy(), expected[0, 0].cpu().numpy(), own)
