@@ -56,7 +56,8 @@ class CompletionInferer(Inferer):
 
         Returns:
             `pred` (B, 1, X, Y, Z), probability of skull; `class_probability` (B, 3) of complete, cranial, facial;
-            `class_index` (B,) of the class that was used, in :data:`DEFECT_CLASSES`.
+            `class_index` (B,) of the class that was used, in :data:`DEFECT_CLASSES`; `code` and `code_step`
+            (B, latent_size), of which `pred` is decoded at `code + gamma * code_step`.
         """
         if torch.as_tensor(inputs).numel() == 0:
             return {"pred": inputs}
@@ -74,4 +75,6 @@ class CompletionInferer(Inferer):
             "pred": network.decode(code + self.gamma * step),
             "class_probability": probability,
             "class_index": index,
+            "code": code,
+            "code_step": step,
         }
