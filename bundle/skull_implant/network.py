@@ -20,6 +20,7 @@ from torch import nn
 from bundle.skull_implant.canonical_grid import CanonicalBox
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.shipped_weights import check_weights
+from bundle.skull_implant.unrolled_vault import make_hole_network
 from bundle.skull_implant.vault_template import VaultTemplate
 
 DEFECT_CLASSES = ("cranial", "facial")
@@ -128,6 +129,7 @@ class SkullCompleter(nn.Module):
         prelu: the paper's activation; else a leaky ReLU.
         refined_levels: coarsest levels of the decoder that have a second convolution.
         table_modes: principal components in the shape model of the vault's tables.
+        hole_network: also has the network of :mod:`unrolled_vault`, for cranial holes.
     """
 
     __jit_unused_properties__ = ("template", "box")  # no tensors; TorchScript would compile them
@@ -161,6 +163,7 @@ class SkullCompleter(nn.Module):
         prelu: bool = True,
         refined_levels: int = 0,
         table_modes: int = 0,
+        hole_network: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(spatial_size, channels, strides, latent_size, prelu)
@@ -184,6 +187,7 @@ class SkullCompleter(nn.Module):
         # Of table_model.TableModel, on rays of 3 degrees.
         self.register_buffer("table_mean", torch.zeros(2, *TABLE_MAP))
         self.register_buffer("table_modes", torch.zeros(table_modes, 2, *TABLE_MAP))
+        self.hole_network: nn.Module | None = make_hole_network() if hole_network else None
         self.register_buffer("template_mm", torch.zeros(template_size, template_size, dtype=torch.float64))
         self.register_buffer("template_step_deg", torch.tensor(4.0, dtype=torch.float64))
         self.register_buffer("usual_rotation", torch.eye(3, dtype=torch.float64))
@@ -213,6 +217,7 @@ class SkullCompleter(nn.Module):
                 bool(state["prelu"]),
                 int(state["refined_levels"]),
                 len(state.setdefault("table_modes", torch.zeros(0, 2, *TABLE_MAP))),
+                any(key.startswith("hole_network.") for key in state),
             )
             state.setdefault("table_mean", network.table_mean)
             network.load_state_dict(state)
@@ -250,6 +255,12 @@ class SkullCompleter(nn.Module):
         weight = decoder.linear.weight
         self.decoder.linear.weight.copy_(weight * self.latent_std)
         self.decoder.linear.bias.copy_(decoder.linear.bias + weight @ self.latent_mean)
+
+    def start_hole_network(self) -> nn.Module:
+        """The hole network, a new one if there is none."""
+        if self.hole_network is None:
+            self.hole_network = make_hole_network().to(self.table_mean.device)
+        return self.hole_network
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """Standardized posterior mean `(B, latent_size)` of a skull `(B, 1, X, Y, Z)`."""

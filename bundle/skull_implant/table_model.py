@@ -100,14 +100,37 @@ def measured_tables(skull: PreparedSkull, folder: DatasetFolder, rays: VaultRays
         rays: to measure along.
         guessed: the official implant is a guess.
     """
+    return plates(measured_profiles(skull, folder, rays), rays, official_rays(skull, folder, rays) if guessed else None)
+
+
+def measured_profiles(skull: PreparedSkull, folder: DatasetFolder, rays: VaultRays) -> np.ndarray:
+    """Share of bone along the rays (N * N, H) of a prepared skull. Arguments as for :func:`measured_tables`."""
     share = skull.complete.astype(np.float32) / 255
     smooth = ndimage.gaussian_filter(share, 0.5 / folder.box.spacing_mm)  # voxels of 0 and 1 would show as steps
-    tables = rays.tables(rays.sample(smooth, folder.box, skull.scales, folder.template))
+    return rays.sample(smooth, folder.box, skull.scales, folder.template)
+
+
+def official_rays(skull: PreparedSkull, folder: DatasetFolder, rays: VaultRays) -> np.ndarray:
+    """Rays (N, N) bool that meet a prepared skull's official implant; none where it has none."""
+    if skull.implant is None:
+        return np.zeros(rays.shape, bool)
+    filled = rays.sample(skull.implant.astype(np.float32) / 255, folder.box, skull.scales, folder.template)
+    return np.asarray((filled > 0.3).any(1).reshape(rays.shape))
+
+
+def plates(profiles: np.ndarray, rays: VaultRays, guessed: np.ndarray | None = None) -> np.ndarray:
+    """Tables (2, N, N) of bone along rays (N * N, H); NaN where there is no plate, and in and around what is guessed.
+
+    Args:
+        profiles: share of bone.
+        rays: that they were sampled on.
+        guessed: (N, N) bool, rays that meet a guessed implant.
+    """
+    tables = rays.tables(profiles)
     thickness = tables[0] - tables[1]
     wrong = ~((thickness > PLATE_MM[0]) & (thickness < PLATE_MM[1])) | (rays.polar_deg > rays.lowest_deg)
-    if guessed and skull.implant is not None:
-        filled = rays.sample(skull.implant.astype(np.float32) / 255, folder.box, skull.scales, folder.template)
-        wrong |= ndimage.binary_dilation((filled > 0.3).any(1).reshape(rays.shape))
+    if guessed is not None:
+        wrong |= ndimage.binary_dilation(guessed)
     return np.where(wrong, np.nan, tables)
 
 
