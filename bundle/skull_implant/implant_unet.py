@@ -22,7 +22,7 @@ class ImplantUNet(nn.Module):
 
     Args:
         spatial_size: voxels of the canonical grid.
-        channels: of the levels, finest first; each level below the first halves the grid.
+        channels: of the levels, three or more, finest first; each level below the first halves the grid.
         box_mm: size of the canonical box.
         box_top_mm: how far it reaches above the vertex.
     """
