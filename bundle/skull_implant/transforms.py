@@ -22,6 +22,7 @@ from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
 from bundle.skull_implant.options import Options
 from bundle.skull_implant.reading import read_case
 from bundle.skull_implant.rim_fit import RimFit
+from bundle.skull_implant.rim_metrics import rim_gap_and_step
 from bundle.skull_implant.skull_mask import clean_binary_mask, skull_mask_from_hu
 from bundle.skull_implant.table_model import TableModel
 from bundle.skull_implant.volume import Volume
@@ -160,7 +161,8 @@ class CheckVaultd(CaseTransform):
 class Implantd(CaseTransform):
     """Add `implant` and `completed`, bool Volumes on the scan's grid, from `pred`; and `decoded` if it is to be kept.
 
-    Also adds what the report says of the model and the hole: `defect_class`, `agreement` and `below_vault_ml`.
+    Also adds what the report says of the model and the hole: `defect_class`, `agreement` and `below_vault_ml`; of a
+    cranial implant also `rim`, its gap and step.
 
     Args:
         network: gives the box and the mean vault.
@@ -200,6 +202,8 @@ class Implantd(CaseTransform):
             data["implant"] = fill_holes(holes, fitted, skull, frame, box, share=pieces, rules=self.rules)
             data["below_vault_ml"] = holes.below_ml
             data["completed"] = Volume(skull.voxels | data["implant"].voxels, skull.grid)
+            if cranial:
+                data["rim"] = rim_gap_and_step(data["implant"].voxels, skull, frame, self.template)
             if self.keep_decoded:
                 decoded = to_native(probability, frame, self.box, skull.grid) > self.rules.level
                 data["decoded"] = Volume(decoded, skull.grid)
