@@ -190,6 +190,13 @@ def test_the_report_says_what_was_done_and_how_well(by_script: tuple[Path, Outco
     assert report["implant"]["volume_ml"] == pytest.approx(implant.voxels.sum() * 0.008, abs=0.01)
     assert report["implant"]["watertight"] is True
     assert report["implant"]["thickness_mm"]["median"] > 2.0
+    assert report["defect_class"] == "cranial"  # of a facial implant there is no rim in the vault
+    assert {name: value < 0.6 for name, value in report["implant"]["rim"].items()} == {
+        "gap_outer_mm": True,
+        "gap_inner_mm": True,
+        "step_outer_mm": True,
+        "step_inner_mm": True,
+    }
     assert report["fit"]["decoded_bone_agreement_dsc"] > 0.7
     assert {"read", "skull mask", "align", "implant", "preview"} <= set(report["seconds"])
 

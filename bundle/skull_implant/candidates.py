@@ -139,7 +139,12 @@ class Candidatesd(CaseTransform):
             return []
 
         def measured(name: str, implant: Volume, gamma: float, dsc: float) -> Candidate:
-            rim = rim_gap_and_step(implant.voxels, data["skull"], data["frame"], self.network.template)
+            if implant is first and "rim" in data:
+                rim = data["rim"]
+            elif "rim" in data:
+                rim = rim_gap_and_step(implant.voxels, data["skull"], data["frame"], self.network.template)
+            else:  # a face has no rim to measure at
+                rim = RimScore(*[math.nan] * 4)
             return Candidate(name, implant, gamma, rim, dsc)
 
         found = [measured(RECOMMENDED, first, self.gamma, 1.0)]

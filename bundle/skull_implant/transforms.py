@@ -23,6 +23,7 @@ from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
 from bundle.skull_implant.options import Options
 from bundle.skull_implant.reading import read_case
 from bundle.skull_implant.rim_fit import RimFit
+from bundle.skull_implant.rim_metrics import rim_gap_and_step
 from bundle.skull_implant.skull_mask import clean_binary_mask, skull_mask_from_hu
 from bundle.skull_implant.table_model import TableModel
 from bundle.skull_implant.volume import Volume
@@ -182,8 +183,8 @@ class Completion:
 class Implantd(CaseTransform):
     """Add `implant` and `completed`, bool Volumes on the scan's grid, from `pred`; and `decoded` if it is to be kept.
 
-    Also adds what the report says of the model and the hole: `defect_class`, `agreement` and `below_vault_ml`, and
-    `completion`, from which other implants of the same case can be made.
+    Also adds what the report says of the model and the hole: `defect_class`, `agreement` and `below_vault_ml`; of a
+    cranial implant also `rim`, its gap and step; and `completion`, from which other implants of the case can be made.
 
     Args:
         network: gives the box and the mean vault.
@@ -218,6 +219,8 @@ class Implantd(CaseTransform):
             data["implant"] = self.design(data["completion"], data)
             data["below_vault_ml"] = data["completion"].holes.below_ml
             data["completed"] = Volume(skull.voxels | data["implant"].voxels, skull.grid)
+            if data["defect_class"] == "cranial":
+                data["rim"] = rim_gap_and_step(data["implant"].voxels, skull, frame, self.template)
             if self.keep_decoded:
                 decoded = to_native(probability, frame, self.box, skull.grid) > self.rules.level
                 data["decoded"] = Volume(decoded, skull.grid)
