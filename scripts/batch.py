@@ -12,6 +12,8 @@ def batch(
     device: str = "auto",
     model_file: str = "models/model.pt",
     keep_decoded: bool = False,
+    candidates: int = 1,
+    keep_agreement: bool = False,
     secondary_capture: bool = False,
     mesh: str = "stl",
     triangles: int = 200_000,
@@ -37,6 +39,8 @@ def batch(
         device: auto, cpu or cuda.
         model_file: weights.
         keep_decoded: also write decoded.nii.gz, the decoder's own skull, uncleaned.
+        candidates: implants to choose from, 1 to 20, the recommended one first; in candidates/ of each case.
+        keep_agreement: also write agreement.nii.gz, the percentage of ten random implants that hold each voxel.
         secondary_capture: for a DICOM series, also write preview.dcm, the preview as a DICOM Secondary Capture.
         mesh: formats of the implant's surface: stl, ply, obj, or several with commas between.
         triangles: of the surface, at most.
@@ -58,6 +62,8 @@ def batch(
         "defect_class": defect_class,
         "threshold_hu": threshold_hu,
         "keep_decoded": keep_decoded,
+        "candidates": candidates,
+        "keep_agreement": keep_agreement,
         "secondary_capture": secondary_capture,
         "mesh": mesh,
         "triangles": triangles,

@@ -12,6 +12,8 @@ def complete(
     device: str = "auto",
     model_file: str = "models/model.pt",
     keep_decoded: bool = False,
+    candidates: int = 1,
+    keep_agreement: bool = False,
     secondary_capture: bool = False,
     mesh: str = "stl",
     triangles: int = 200_000,
@@ -30,6 +32,9 @@ def complete(
         device: auto, cpu or cuda.
         model_file: weights.
         keep_decoded: also write decoded.nii.gz, the decoder's own skull, uncleaned.
+        candidates: implants to choose from, 1 to 20: the recommended one, then a thicker, a thinner, a rounder and a
+            flatter one, other gammas and random samples, as the bone leaves them open; in candidates/, best fit first.
+        keep_agreement: also write agreement.nii.gz, the percentage of ten random implants that hold each voxel.
         secondary_capture: for a DICOM folder, also write preview.dcm, the preview as a DICOM Secondary Capture.
         mesh: formats of the implant's surface: stl, ply, obj, or several with commas between.
         triangles: of the surface, at most.
@@ -53,7 +58,7 @@ def complete(
     for folder in completion.complete(
         root / "configs" / "inference.yaml", dataset_dir=input, device=chosen, **settings
     ):
-        print("wrote " + " ".join(str(folder / path.name) for path in sorted(folder.iterdir())))
+        print("wrote " + " ".join(str(path) for path in sorted(folder.rglob("*")) if path.is_file()))
 
 
 if __name__ == "__main__":

@@ -50,6 +50,9 @@ def act(source: Path, output_dir: Path, settings: dict[str, Any]) -> Path:
         report = {"status": "refused", "reasons": ["must be a head, a foot arrived"]}
     else:
         (folder / "implant.nii.gz").write_bytes(text.encode() * (20_000 if word == "big" else 1))
+        if settings.get("candidates", 1) > 1:
+            (folder / "candidates").mkdir()
+            (folder / "candidates" / "1_recommended.nii.gz").write_bytes(text.encode())
     (folder / "report.json").write_text(json.dumps(report))
     return folder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bundle.skull_implant.baselines import baseline_completions, nearest_skull
+from bundle.skull_implant.baselines import baseline_completion, nearest_skull
 
 
 @pytest.fixture
@@ -22,11 +22,11 @@ def _bone(skulls: np.ndarray, number: int) -> np.ndarray:
 
 
 def test_nothing_is_empty(skulls: np.ndarray) -> None:
-    assert not baseline_completions(_bone(skulls, 0), skulls)["nothing"].any()
+    assert not baseline_completion("nothing", _bone(skulls, 0), skulls).any()
 
 
 def test_the_mean_skull_is_the_share_of_skulls_with_bone(skulls: np.ndarray) -> None:
-    mean = baseline_completions(_bone(skulls, 0), skulls)["mean skull"]
+    mean = baseline_completion("mean skull", _bone(skulls, 0), skulls)
 
     assert mean[0, 0, 0] == pytest.approx(1 / 3)
     assert mean[3, 3, 3] == pytest.approx(2 / 3)
@@ -37,7 +37,7 @@ def test_the_mean_skull_is_the_share_of_skulls_with_bone(skulls: np.ndarray) -> 
 def test_the_mirror_exchanges_left_and_right_only(skulls: np.ndarray) -> None:
     bone = _bone(skulls, 0)
     bone[0, 1, 2] = 0.25
-    mirrored = baseline_completions(bone, skulls)["mirror"]
+    mirrored = baseline_completion("mirror", bone, skulls)
 
     assert mirrored[7, 1, 2] == 0.25
     np.testing.assert_array_equal(mirrored[4:, :4, :4][:3], bone[3:0:-1, :4, :4])
@@ -51,7 +51,7 @@ def test_the_nearest_skull_of_a_damaged_skull_is_its_own_whole(skulls: np.ndarra
 
     assert nearest_skull(bone, skulls) == number
     np.testing.assert_array_equal(
-        baseline_completions(bone, skulls)["nearest skull"], skulls[number].astype(np.float32) / 255
+        baseline_completion("nearest skull", bone, skulls), skulls[number].astype(np.float32) / 255
     )
 
 
@@ -70,7 +70,14 @@ def test_bone_shares_of_one_half_and_less_do_not_count(skulls: np.ndarray) -> No
 
 
 def test_no_bone_at_all_is_no_error(skulls: np.ndarray) -> None:
-    completions = baseline_completions(np.zeros((8, 8, 8), np.float32), skulls)
+    blank = np.zeros((8, 8, 8), np.float32)
 
-    assert not completions["mirror"].any()
-    np.testing.assert_array_equal(completions["nearest skull"], skulls[0].astype(np.float32) / 255)
+    assert not baseline_completion("mirror", blank, skulls).any()
+    np.testing.assert_array_equal(
+        baseline_completion("nearest skull", blank, skulls), skulls[0].astype(np.float32) / 255
+    )
+
+
+def test_an_unknown_baseline_is_refused(skulls: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="must be one of nothing, mean skull, nearest skull, mirror, got 'thin plate'"):
+        baseline_completion("thin plate", _bone(skulls, 0), skulls)

@@ -318,6 +318,8 @@ def test_the_exit_status_is_0_only_without_failures(tree: Path, monkeypatch: pyt
         (("--gamma", "nan"), "--gamma must lie between -10 and 10, got nan; 1 completes"),
         (("--gamma", "10.5"), "--gamma must lie between -10 and 10, got 10.5; 1 completes"),
         (("--threshold_hu", "inf"), "--threshold_hu must be a finite number, got inf"),
+        (("--candidates", "0"), "--candidates must lie between 1 and 20, got 0; 1 is the implant alone"),
+        (("--candidates", "1000"), "--candidates must lie between 1 and 20, got 1000"),
         (("--model_file", "none.pt"), "none.pt: model_file must be a file that can be read"),
         (("--clearance_mm", "-1"), "clearance_mm must be a number between 0 and 5, got -1.0; 0 lets the implant touch"),
         (("--mesh", "step"), "mesh must be stl, ply or obj, or several with commas between, got 'step'"),
@@ -406,6 +408,18 @@ def test_changed_settings_and_weights_are_noticed(tree: Path, scheduler: str) ->
     (tree.parent / "model.pt").write_text("other weights")
     assert "the result of other weights" in run(tree, scheduler)["refused"].reasons[0]
     assert run(tree, scheduler, gamma=2.0, overwrite=True)["good"].status == "ok"
+
+
+def test_candidates_are_passed_on_and_belong_to_a_finished_case(tree: Path, scheduler: str) -> None:
+    run(tree, scheduler, candidates=2)
+    first = tree.parent / "out" / "good" / "candidates" / "1_recommended.nii.gz"
+    report = json.loads((tree.parent / "out" / "good" / "report.json").read_text())
+
+    assert report["batch"]["files"] == {"candidates/1_recommended.nii.gz": 4, "implant.nii.gz": 4}
+    assert run(tree, scheduler, candidates=2)["good"].finished_before
+    assert "(candidates 2, now 3)" in run(tree, scheduler, candidates=3)["good"].reasons[0]
+    first.unlink()
+    assert "something that no batch wrote" in run(tree, scheduler, candidates=2)["good"].reasons[0]
 
 
 def test_a_folder_that_no_batch_wrote_or_that_lost_a_file_is_no_finished_case(tree: Path, scheduler: str) -> None:

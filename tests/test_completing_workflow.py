@@ -190,6 +190,13 @@ def test_the_report_says_what_was_done_and_how_well(by_script: tuple[Path, Outco
     assert report["implant"]["volume_ml"] == pytest.approx(implant.voxels.sum() * 0.008, abs=0.01)
     assert report["implant"]["watertight"] is True
     assert report["implant"]["thickness_mm"]["median"] > 2.0
+    assert report["defect_class"] == "cranial"  # of a facial implant there is no rim in the vault
+    assert {name: value < 0.6 for name, value in report["implant"]["rim"].items()} == {
+        "gap_outer_mm": True,
+        "gap_inner_mm": True,
+        "step_outer_mm": True,
+        "step_inner_mm": True,
+    }
     assert report["fit"]["decoded_bone_agreement_dsc"] > 0.7
     assert {"read", "skull mask", "align", "implant", "preview"} <= set(report["seconds"])
 
@@ -260,6 +267,109 @@ def test_a_result_is_not_overwritten_unless_asked(
     assert [path.name for path in tmp_path.iterdir()] == ["head.v1"]
 
 
+@pytest.fixture(scope="module")
+def with_candidates(ct: Path, knowing_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    folder = tmp_path_factory.mktemp("candidates")
+    with pytest.MonkeyPatch.context() as patch:
+        without_preview(patch)
+        words = ("--output_dir", folder, "--model_file", knowing_model, "--candidates", 3, "--keep_agreement")
+        outcome = run_module("monai.bundle", "run", "--config_file", INFERENCE, "--dataset_dir", ct, *words)
+    return folder / "head.v1", outcome
+
+
+def test_candidates_and_agreement_are_further_files_and_change_no_other(
+    with_candidates: tuple[Path, Outcome], by_monai: tuple[Path, Outcome]
+) -> None:
+    (folder, outcome), (plain, _) = with_candidates, by_monai
+    report, before = (json.loads((each / "report.json").read_text()) for each in (folder, plain))
+    names = [row["name"] for row in report["candidates"]]
+
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert names[0] == "recommended"
+    assert set(names[1:]) == {"thicker", "thinner"}
+    assert set(contents(folder)) - set(contents(plain)) == {
+        "agreement.nii.gz",
+        *(f"candidates/{rank}_{name}.{end}" for rank, name in enumerate(names, 1) for end in ("nii.gz", "stl")),
+    }
+    for name in MASKS:
+        np.testing.assert_array_equal(read(folder / f"{name}.nii.gz").voxels, read(plain / f"{name}.nii.gz").voxels)
+    assert {"candidates", "agreement_map"}.isdisjoint(before)
+    new = ("candidates", "agreement_map", "seconds")
+    assert {key: value for key, value in report.items() if key not in new} == {
+        key: value for key, value in before.items() if key != "seconds"
+    }
+
+
+def test_a_candidate_is_what_its_line_in_the_report_says(with_candidates: tuple[Path, Outcome], ct: Path) -> None:
+    folder, _ = with_candidates
+    rows = json.loads((folder / "report.json").read_text())["candidates"]
+
+    for suffix in ("nii.gz", "stl"):
+        copied = folder / "candidates" / f"1_recommended.{suffix}"
+        assert copied.read_bytes() == (folder / f"implant.{suffix}").read_bytes()
+    for rank, row in enumerate(rows, start=1):
+        mask, surface = row["files"]
+        implant = read(folder / mask)
+        assert row["rank"] == rank
+        assert_same_grid(implant.grid, read(ct).grid)
+        assert row["volume_ml"] == pytest.approx(implant.voxels.sum() * 0.008, abs=0.01)
+        assert trimesh.load_mesh(folder / surface).volume / 1000 == pytest.approx(row["volume_ml"], rel=0.1)
+        assert row["watertight"] is True
+        assert 0 <= row["rim"]["gap_outer_mm"] < 3
+    thickness = {row["name"]: row["thickness_mm"]["median"] for row in rows}
+    assert thickness["thinner"] < thickness["recommended"] < thickness["thicker"]
+
+
+def test_the_agreement_map_is_a_percentage_on_the_scans_grid(with_candidates: tuple[Path, Outcome], ct: Path) -> None:
+    folder, _ = with_candidates
+    percentage = read(folder / "agreement.nii.gz")
+    figures = json.loads((folder / "report.json").read_text())["agreement_map"]
+
+    assert percentage.voxels.dtype == np.uint8
+    assert_same_grid(percentage.grid, read(ct).grid)
+    assert set(np.unique(percentage.voxels)) <= set(range(0, 101, 10))
+    assert figures["samples"] == 10
+    assert figures["all_ml"] == pytest.approx((percentage.voxels == 100).sum() * 0.008, abs=0.01)
+    assert 0 < figures["all_ml"] < figures["any_ml"]
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "rule"),
+    [
+        ("0", 1, "candidates must lie between 1 and 20, got 0"),
+        ("-1", 1, "candidates must lie between 1 and 20, got -1"),
+        ("1000", 1, "candidates must lie between 1 and 20, got 1000"),
+        ("2.5", 2, "--candidates must be int, got '2.5'"),
+        ("abc", 2, "--candidates must be int, got 'abc'"),
+    ],
+)
+def test_a_number_of_candidates_that_cannot_be_is_one_line_and_no_work(
+    value: str, status: int, rule: str, ct: Path, knowing_model: Path, tmp_path: Path
+) -> None:
+    words = ("--model_file", knowing_model, "--candidates", value)
+    outcome = run_module("scripts.complete", ct, tmp_path / "out", *words)
+
+    assert outcome.status == status
+    assert rule in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_candidates_that_cannot_be_written_leave_nothing(
+    ct: Path, knowing_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bundle.skull_implant.candidate_files.print_implant", stop)
+
+    with contextlib.suppress(RuntimeError):
+        outcome = run_module("scripts.complete", ct, tmp_path, "--model_file", knowing_model, "--candidates", 2)
+        assert outcome.status != 0
+
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("error", "earlier"), [(KeyboardInterrupt, True), (OSError("no space left on device"), False)])
 def test_an_interrupted_write_leaves_what_was_there(
     error: BaseException | type[BaseException],
@@ -308,6 +418,9 @@ def test_monai_reports_bad_input_in_one_line_too(knowing_model: Path, tmp_path: 
         ("--defect_class", "nasal", "defect_class must be auto"),
         ("--threshold_hu", "abc", "threshold_hu must be a number"),
         ("--fit_steps", "1.5", "fit_steps must be a whole number"),
+        ("--candidates", "0", "candidates must lie between 1 and 20, got 0"),
+        ("--candidates", "abc", "candidates must be a number, got 'abc'"),
+        ("--keep_agreement", "perhaps", "keep_agreement must be true or false, got 'perhaps'"),
     ],
 )
 def test_monai_reports_bad_settings_in_one_line(flag: str, value: str, rule: str, ct: Path, tmp_path: Path) -> None:

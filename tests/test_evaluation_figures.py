@@ -11,12 +11,12 @@ from PIL import Image
 
 from bundle.skull_implant import latent_figures
 from bundle.skull_implant.errors import InputError
-from bundle.skull_implant.evaluation import Protocol
 from bundle.skull_implant.evaluation_figures import EvaluationFigures
 from bundle.skull_implant.inferers import CompletionInferer
 from bundle.skull_implant.latent_figures import ClassCodes, gamma_sweep, plot_gamma_sweep, plot_latents
 from bundle.skull_implant.latent_statistics import save_completer
 from bundle.skull_implant.score_table import SkullScore, write_csv
+from bundle.skull_implant.scoring_protocol import Protocol
 from tests.end_to_end import ROOT, run_module, untrained_model
 from tests.small_models import BOX, small_dataset, small_images, small_network
 from tests.test_figures import GOOD

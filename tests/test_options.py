@@ -16,9 +16,9 @@ def test_the_defaults_of_the_class_are_those_of_the_config() -> None:
 
 
 def test_text_from_a_table_counts_as_the_numbers_it_shows() -> None:
-    options = read_options("1.5", "facial", "250", "0", "false")
+    options = read_options("1.5", "facial", "250", "0", "false", "5", "true")
 
-    assert options == Options(1.5, "facial", 250.0, 0, False)
+    assert options == Options(1.5, "facial", 250.0, 0, False, 5, True)
     assert (type(options.threshold_hu), type(options.fit_steps)) == (float, int)
 
 
@@ -39,6 +39,12 @@ def test_of_a_list_of_choices_the_first_counts() -> None:
         ("fit_steps", 1.5, "fit_steps must be a whole number, got 1.5"),
         ("fit_steps", -1, "fit_steps must lie between 0 and 1000, got -1"),
         ("rim_fit", "perhaps", "rim_fit must be true or false, got 'perhaps'"),
+        ("candidates", 0, "candidates must lie between 1 and 20, got 0"),
+        ("candidates", -1, "candidates must lie between 1 and 20, got -1"),
+        ("candidates", 2.5, "candidates must be a whole number, got 2.5"),
+        ("candidates", "abc", "candidates must be a number, got 'abc'"),
+        ("candidates", 1000, "candidates must lie between 1 and 20, got 1000"),
+        ("keep_agreement", "perhaps", "keep_agreement must be true or false, got 'perhaps'"),
     ],
 )
 def test_a_wrong_option_is_kept_as_one_line_and_the_others_fall_back(key: str, value: Any, message: str) -> None:

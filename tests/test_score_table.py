@@ -12,17 +12,36 @@ import pytest
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.score_table import (
     Score,
+    SiteScore,
     SkullScore,
     implant_table,
     read_scores,
     read_skull_scores,
     refused_score,
+    site_scores,
+    site_table,
     skull_table,
     write_csv,
 )
 
-GOOD = Score("validation", "008", "official", "official", "VAE", 0.9, 0.8, 2.0, False, 0.95, 40.0, "cranial", 3.0)
+GOOD = Score(
+    *("validation", "008", "official", "official", "VAE"),
+    dsc=0.9,
+    bdsc=0.8,
+    hd95_mm=2.0,
+    failed=False,
+    skull_dsc=0.95,
+    implant_ml=40.0,
+    defect_class="cranial",
+    seconds=3.0,
+    peak_gb=1.25,
+    gap_outer_mm=0.1,
+    gap_inner_mm=0.2,
+    step_outer_mm=0.3,
+    step_inner_mm=0.4,
+)
 NONE = replace(GOOD, defect="none", site="none", dsc=np.nan, bdsc=np.nan, hd95_mm=np.nan, implant_ml=0.0)
+VERTEX = replace(GOOD, defect="varied", site="vertex")
 
 
 def _rows(table: str) -> list[list[str]]:
@@ -46,6 +65,32 @@ def test_an_undamaged_skull_has_a_volume_and_no_implant_score() -> None:
     assert row[4] == "1"
     assert row[5:8] == ["-", "-", "-"]
     assert row[9] == "1.5"
+
+
+def test_gaps_and_steps_are_medians_and_memory_is_the_largest() -> None:
+    cases = [replace(GOOD, gap_outer_mm=gap, step_inner_mm=4.0, peak_gb=gap) for gap in (0.1, 0.2, 1.5)]
+    refused = refused_score("validation", "009", "official", "official", "VAE")
+
+    (row,) = _rows(implant_table([*cases, refused]))
+
+    assert row[10:] == ["0.20 / 0.20", "0.30 / 4.00", "3.0", "1.5"]
+
+
+def test_each_site_of_the_varied_holes_has_its_means() -> None:
+    refused = refused_score("validation", "009", "varied", "vertex", "VAE")
+    other = replace(VERTEX, site="bifrontal", method="U-Net", dsc=0.7)
+
+    rows = site_scores([GOOD, VERTEX, refused, other])
+
+    assert rows == [
+        SiteScore("validation", "bifrontal", "U-Net", 1, 0, 0.7, 0.8, 2.0),
+        SiteScore("validation", "vertex", "VAE", 2, 1, 0.45, 0.4, 2.0),
+    ]
+    assert site_table(rows).splitlines()[0].endswith("| bifrontal (1) | vertex (2) |")
+    assert _rows(site_table(rows)) == [
+        ["validation", "U-Net", "0.700", "-"],
+        ["validation", "VAE", "-", "0.450, 1 failed"],
+    ]
 
 
 def test_validation_comes_first_and_defects_keep_their_order() -> None:

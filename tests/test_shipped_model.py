@@ -13,8 +13,8 @@ from scipy import ndimage
 from bundle.skull_implant.canonical_frame import estimate_frame
 from bundle.skull_implant.completion import complete
 from bundle.skull_implant.defects import draw_cranial_hole
-from bundle.skull_implant.evaluation import cut_native
 from bundle.skull_implant.metrics import dice
+from bundle.skull_implant.native_defects import cut_native
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.skull_mask import skull_mask_from_hu
 from bundle.skull_implant.volume import Volume, write_volume

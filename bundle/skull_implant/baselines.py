@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 BASELINES = ("nothing", "mean skull", "nearest skull", "mirror")
 
 
-def baseline_completions(bone: np.ndarray, skulls: np.ndarray) -> Mapping[str, np.ndarray]:
-    """Completed skulls without a model, as probabilities in the canonical box.
+def baseline_completion(name: str, bone: np.ndarray, skulls: np.ndarray) -> np.ndarray:
+    """A completed skull without a model, as probability (X, Y, Z) in the canonical box.
 
     Args:
+        name: of :data:`BASELINES`: "nothing" is empty; "mean skull"; "nearest skull" is the training skull with the
+            highest DSC; "mirror" is the other side.
         bone: (X, Y, Z) share of the patient's bone.
         skulls: (N, X, Y, Z) uint8, complete training skulls, share of bone times 255.
 
-    Returns:
-        For each of :data:`BASELINES`: "nothing" is empty; "mean skull"; "nearest skull" is the training skull with the
-        highest DSC; "mirror" is the other side.
+    Raises:
+        ValueError: no such baseline.
     """
-    return {
-        "nothing": np.zeros_like(bone),
-        "mean skull": skulls.mean(0, dtype=np.float32) / 255,
-        "nearest skull": skulls[nearest_skull(bone, skulls)].astype(np.float32) / 255,
-        "mirror": bone[::-1],
-    }
+    match name:
+        case "nothing":
+            return np.zeros_like(bone)
+        case "mean skull":
+            return np.asarray(skulls.mean(0, dtype=np.float32) / 255)
+        case "nearest skull":
+            return np.asarray(skulls[nearest_skull(bone, skulls)].astype(np.float32) / 255)
+        case "mirror":
+            return bone[::-1]
+    raise ValueError(f"a baseline must be one of {', '.join(BASELINES)}, got {name!r}")
 
 
 def nearest_skull(bone: np.ndarray, skulls: np.ndarray) -> int:
-    """Index of the training skull with the highest DSC at one half. Arguments as :func:`baseline_completions`."""
+    """Index of the training skull with the highest DSC at one half. Arguments as :func:`baseline_completion`."""
     solid = bone > 0.5
     others = skulls > 127
     both = np.array([(solid & other).sum() for other in others])

@@ -162,6 +162,9 @@ def _check_settings(settings: dict[str, Any], device: str, *, is_local: bool) ->
         raise InputError(f"{rule}, got {settings['gamma']:g}; 1 completes the skull")
     if not math.isfinite(settings["threshold_hu"]):
         raise InputError(f"--threshold_hu must be a finite number, got {settings['threshold_hu']}")
+    candidates = settings.get("candidates", 1)
+    if not 1 <= candidates <= 20:  # as options.read_options has it
+        raise InputError(f"--candidates must lie between 1 and 20, got {candidates}; 1 is the implant alone")
     PrintSettings(**{name: settings[name] for name in PrintSettings.__dataclass_fields__ if name in settings})
     if is_local and device not in ("auto", "cpu"):
         from bundle.skull_implant.completion import choose_device  # heavy, and other devices do without

@@ -152,7 +152,11 @@ def _run(request: CaseRequest, work: Work, started: float) -> CaseOutcome:
         report["batch"] = {
             **asdict(identity),
             "seconds": _since(started),
-            "files": {each.name: each.stat().st_size for each in sorted(result.iterdir()) if each.name != REPORT},
+            "files": {
+                each.relative_to(result).as_posix(): each.stat().st_size
+                for each in sorted(result.rglob("*"))
+                if each.is_file() and each.name != REPORT
+            },
         }
         (result / REPORT).write_text(json.dumps(report, indent=1) + "\n")
         _publish(result, target, identity, request.overwrite)

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from bundle.skull_implant.errors import InputError
-from bundle.skull_implant.evaluation import Protocol
 from bundle.skull_implant.figures import plot_curves, plot_implant_scores, plot_skull_scores
 from bundle.skull_implant.latent_figures import ClassCodes, gamma_sweep, plot_gamma_sweep, plot_latents
 from bundle.skull_implant.latent_statistics import encode_classes
 from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
 from bundle.skull_implant.score_table import read_scores, read_skull_scores
+from bundle.skull_implant.scoring_protocol import Protocol
 from bundle.skull_implant.training_data import DefectCutter, SkullDataset
 
 logger = logging.getLogger(__name__)

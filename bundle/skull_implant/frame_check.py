@@ -18,9 +18,9 @@ from bundle.skull_implant.canonical_frame import CanonicalFrame, estimate_frame
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
 from bundle.skull_implant.defects import draw_cranial_hole
 from bundle.skull_implant.errors import CaseRefused
-from bundle.skull_implant.evaluation import cut_native, native_slab
 from bundle.skull_implant.implant import design_implant
 from bundle.skull_implant.metrics import dice
+from bundle.skull_implant.native_defects import cut_native, native_slab
 from bundle.skull_implant.preparing import Source, find_sources
 from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Volume

@@ -59,7 +59,8 @@ class CompletionInferer(Inferer):
         Returns:
             `pred` (B, 1, X, Y, Z), probability of skull; `class_probability` (B, 3) of complete, cranial, facial;
             `class_index` (B,) of the class that was used, in :data:`DEFECT_CLASSES`; `class_by_shape` (B,) bool,
-            whether the defect's shape decided it and not the code's probability.
+            whether the defect's shape decided it and not the code's probability; `code` and `code_step`
+            (B, latent_size), of which `pred` is decoded at `code + gamma * code_step`.
         """
         if torch.as_tensor(inputs).numel() == 0:
             return {"pred": inputs}
@@ -81,4 +82,6 @@ class CompletionInferer(Inferer):
             "class_probability": probability,
             "class_index": index,
             "class_by_shape": by_shape >= 0,
+            "code": code,
+            "code_step": step,
         }

@@ -267,6 +267,14 @@ class SkullCompleter(nn.Module):
         mean, _ = self.encoder(image)
         return (mean - self.latent_mean) / self.latent_std
 
+    def code_deviation(self, image: torch.Tensor) -> torch.Tensor:
+        """Standard deviation of the standardized code's posterior `(B, latent_size)`, at most 1, that of all skulls.
+
+        A collapsed posterior (beta = 100) has a sigma far above the deviation of all means; its samples say nothing.
+        """
+        _, log_variance = self.encoder(image)
+        return (torch.exp(0.5 * log_variance) / self.latent_std).clamp_max(1.0)
+
     def decode(self, code: torch.Tensor) -> torch.Tensor:
         """Probability of skull `(B, 1, X, Y, Z)` of a standardized code."""
         return torch.softmax(self.decoder(code), dim=1)[:, 1:]

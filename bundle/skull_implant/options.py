@@ -22,6 +22,8 @@ class Options:
         threshold_hu: bone is at least this.
         fit_steps: of gradient descent that fit the code to the patient's bone.
         rim_fit: move the decoded vault onto the bone around a cranial hole.
+        candidates: implants to choose from, the recommended one included.
+        keep_agreement: make the agreement map.
         problem: what was wrong; the other fields are then the defaults, and nothing may be computed from them.
     """
 
@@ -30,10 +32,20 @@ class Options:
     threshold_hu: float = 300.0
     fit_steps: int = 30
     rim_fit: bool = True
+    candidates: int = 1
+    keep_agreement: bool = False
     problem: InputError | None = None
 
 
-def read_options(gamma: Any, defect_class: Any, threshold_hu: Any, fit_steps: Any, rim_fit: Any) -> Options:
+def read_options(
+    gamma: Any,
+    defect_class: Any,
+    threshold_hu: Any,
+    fit_steps: Any,
+    rim_fit: Any,
+    candidates: Any = 1,
+    keep_agreement: Any = False,
+) -> Options:
     """Make options of what arrives, and keep what is wrong with it in `problem`.
 
     Nothing is raised here, because MONAI Label builds the workflow's parts for each request and answers an exception
@@ -45,6 +57,8 @@ def read_options(gamma: Any, defect_class: Any, threshold_hu: Any, fit_steps: An
         threshold_hu: a number or its text, HU.
         fit_steps: a whole number or its text, 0 to 1000.
         rim_fit: a Boolean or its text.
+        candidates: a whole number or its text, 1 to 20.
+        keep_agreement: a Boolean or its text.
     """
     chosen = defect_class[0] if isinstance(defect_class, list | tuple) and defect_class else defect_class
     try:
@@ -54,6 +68,8 @@ def read_options(gamma: Any, defect_class: Any, threshold_hu: Any, fit_steps: An
             _number("threshold_hu", threshold_hu, -32768.0, 65535.0),
             _whole("fit_steps", fit_steps, 0, 1000),
             _boolean("rim_fit", rim_fit),
+            _whole("candidates", candidates, 1, 20),
+            _boolean("keep_agreement", keep_agreement),
         )
     except InputError as error:
         return Options(problem=error)

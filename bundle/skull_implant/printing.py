@@ -20,7 +20,13 @@ from bundle.skull_implant.volume import Volume
 
 
 def print_implant(
-    folder: Path, skull: Volume, implant: Volume, settings: PrintSettings, *, maximum_overlap_mm: float = 0.5
+    folder: Path,
+    skull: Volume,
+    implant: Volume,
+    settings: PrintSettings,
+    *,
+    name: str = "implant",
+    maximum_overlap_mm: float = 0.5,
 ) -> dict[str, Any]:
     """Write the implant's surface, read it again, and measure it.
 
@@ -29,6 +35,7 @@ def print_implant(
         skull: the patient's bone, on the implant's grid.
         implant: nonzero inside; not empty.
         settings: formats, triangles, clearance, thickness.
+        name: of the files, without suffix.
         maximum_overlap_mm: a surface that few triangles make reach further into bone gets more of them.
 
     Returns:
@@ -48,7 +55,7 @@ def print_implant(
     surface = _fitting_surface(shape, bone, settings.triangles, maximum_overlap_mm)
     if not len(surface.faces):
         return found
-    files = [folder / f"implant.{name}" for name in settings.mesh]
+    files = [folder / f"{name}.{suffix}" for suffix in settings.mesh]
     for path in files:
         write_surface(path, surface)
     checks = [surface_report(trimesh.load_mesh(path)) for path in files]  # of what a printer's software will see

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def describe(
             "size_relative_to_mean_vault": [round(float(scale), 3) for scale in frame.scales],
         },
         "fit": {"decoded_bone_agreement_dsc": round(data["agreement"], 3)},
-        "implant": {"volume_ml": round(float(implant.voxels.sum()) * grid.voxel_ml, 2), **printed},
+        "implant": {"volume_ml": round(float(implant.voxels.sum()) * grid.voxel_ml, 2), **printed, **_rim(data)},
         "printing": printing.as_dict(),
     }
     report["reasons"] = _reasons(data, report, rules) + print_reasons(report, printing, rules)
@@ -119,6 +119,13 @@ def about_run(model_file: str | Path, gamma: float, threshold_hu: float, device:
             "numpy": np.__version__,
         },
     }
+
+
+def _rim(data: dict[str, Any]) -> dict[str, Any]:
+    """How the mask of a cranial implant meets the bone, mm; nothing for a facial one or where no rim was found."""
+    found = asdict(data["rim"]) if "rim" in data else {}
+    known = {name: round(value, 2) for name, value in found.items() if np.isfinite(value)}
+    return {"rim": known} if known else {}
 
 
 def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -> list[str]:

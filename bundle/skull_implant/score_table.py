@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from bundle.skull_implant.defects import CRANIAL_SITES
 from bundle.skull_implant.errors import InputError
 
+SITES = tuple(CRANIAL_SITES)
 DEFECTS = ("official", "varied", "facial", "none")
 # Li et al. 2022, Table 1: another grid (256 x 256 x 128) and other skulls, all of them in training.
 PAPER = {
@@ -37,8 +40,14 @@ class Score:
         failed: no implant for a defect, or an implant for an undamaged skull.
         skull_dsc: completed against complete skull, on the scan's grid.
         implant_ml: volume.
-        defect_class: that was used; empty where the skull was refused.
+        defect_class: that was used; empty where the skull was refused or the method is not for this defect.
         seconds: from the bone mask to the implant.
+        peak_gb: largest resident memory of the process meanwhile, 2^30 bytes; NaN where the system does not tell.
+        gap_outer_mm: median gap between implant and bone along the rim at the outer table (`rim_metrics.RimScore`); NaN
+            for a facial defect and without an implant, as are the next three.
+        gap_inner_mm: at the inner table.
+        step_outer_mm: median step across the rim at the outer table.
+        step_inner_mm: at the inner table.
     """
 
     part: str
@@ -54,6 +63,36 @@ class Score:
     implant_ml: float
     defect_class: str
     seconds: float
+    peak_gb: float = np.nan
+    gap_outer_mm: float = np.nan
+    gap_inner_mm: float = np.nan
+    step_outer_mm: float = np.nan
+    step_inner_mm: float = np.nan
+
+
+@dataclass(frozen=True)
+class SiteScore:
+    """Means of one method over the varied holes of one site, failures counted in DSC and bDSC as 0.
+
+    Args:
+        part: "validation" or "training".
+        site: of `defects.CRANIAL_SITES`.
+        method: name.
+        cases: holes.
+        failed: of them.
+        dsc: mean of the implant.
+        bdsc: mean.
+        hd95_mm: mean over those that did not fail; NaN if all did.
+    """
+
+    part: str
+    site: str
+    method: str
+    cases: int
+    failed: int
+    dsc: float
+    bdsc: float
+    hd95_mm: float
 
 
 @dataclass(frozen=True)
@@ -81,12 +120,19 @@ def refused_score(part: str, person: str, defect: str, site: str, method: str) -
     return Score(part, person, defect, site, method, dsc, dsc, np.inf, True, np.nan, np.nan, "", np.nan)
 
 
+def refused_scores(part: str, person: str, defects: Sequence[tuple[str, str]], methods: Sequence[str]) -> list[Score]:
+    """A failed row for each defect and site, and each method."""
+    return [refused_score(part, person, defect, site, method) for defect, site in defects for method in methods]
+
+
 def write_csv(path: Path, rows: Sequence[Any]) -> None:
-    """Dataclasses of one kind, a column for each field."""
-    with path.open("w", newline="") as file:
+    """Dataclasses of one kind, a column for each field; whole or not at all."""
+    partial = path.with_name(f".partial.{path.name}")
+    with partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(asdict(rows[0])))
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
+    os.replace(partial, path)
 
 
 def read_scores(path: Path) -> list[Score]:
@@ -108,19 +154,63 @@ def read_skull_scores(path: Path) -> list[SkullScore]:
 
 
 def implant_table(scores: Sequence[Score]) -> str:
-    """Markdown: a row for each part, defect and method; means over the cases, failures counted in DSC and bDSC as 0."""
+    """Markdown: a row for each part, defect and method; means over the cases, failures counted in DSC and bDSC as 0.
+
+    Gaps and steps at the rim are medians over the cases, outer / inner table; memory is the largest of all cases.
+    """
     lines = [
         "| persons | defect | method | cases | failed | implant DSC | bDSC | HD95 mm (not failed) | skull DSC "
-        "| implant ml | s a case |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| implant ml | gap mm (outer / inner) | step mm (outer / inner) | s a case | peak GB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (part, defect, method), group in _groups(scores, lambda row: (row.part, row.defect, row.method)):
         distances = [score.hd95_mm for score in group if not score.failed]
         lines.append(
             f"| {part} | {defect} | {method} | {len(group)} | {sum(score.failed for score in group)} "
-            f"| {_mean(group, 'dsc', 3)} | {_mean(group, 'bdsc', 3)} | {_number(distances, 2)} "
-            f"| {_mean(group, 'skull_dsc', 3)} | {_mean(group, 'implant_ml', 1)} | {_mean(group, 'seconds', 1)} |"
+            f"| {_column(group, 'dsc', 3)} | {_column(group, 'bdsc', 3)} | {_number(distances, 2)} "
+            f"| {_column(group, 'skull_dsc', 3)} | {_column(group, 'implant_ml', 1)} "
+            f"| {_column(group, 'gap_outer_mm', 2, np.median)} / {_column(group, 'gap_inner_mm', 2, np.median)} "
+            f"| {_column(group, 'step_outer_mm', 2, np.median)} / {_column(group, 'step_inner_mm', 2, np.median)} "
+            f"| {_column(group, 'seconds', 1)} | {_column(group, 'peak_gb', 1, max)} |"
         )
+    return "\n".join(lines)
+
+
+def site_scores(scores: Sequence[Score]) -> list[SiteScore]:
+    """A row for each part, method and site of the varied holes."""
+    varied = [score for score in scores if score.defect == "varied"]
+    keys = dict.fromkeys((score.part, score.method, score.site) for score in varied)
+    rows = []
+    for part, method, site in keys:
+        group = [score for score in varied if (score.part, score.method, score.site) == (part, method, site)]
+        found = [score.hd95_mm for score in group if not score.failed]
+        rows.append(
+            SiteScore(
+                part,
+                site,
+                method,
+                len(group),
+                sum(score.failed for score in group),
+                float(np.mean([score.dsc for score in group])),
+                float(np.mean([score.bdsc for score in group])),
+                float(np.mean(found)) if found else np.nan,
+            )
+        )
+    return sorted(rows, key=lambda row: (row.part != "validation", SITES.index(row.site)))
+
+
+def site_table(scores: Sequence[SiteScore]) -> str:
+    """Markdown: a row for each part and method, a column for each site: mean implant DSC, and failures if there are."""
+    sites = [site for site in SITES if any(score.site == site for score in scores)]
+    counts = {site: max(score.cases for score in scores if score.site == site) for site in sites}
+    titles = " | ".join(f"{site} ({counts[site]})" for site in sites)
+    lines = [f"| persons | implant DSC, varied holes (cases) | {titles} |", "|---|---|" + "---|" * len(sites)]
+    for part, method in dict.fromkeys((score.part, score.method) for score in scores):
+        cells = []
+        for site in sites:
+            own = [score for score in scores if (score.part, score.method, score.site) == (part, method, site)]
+            cells += [f"{row.dsc:.3f}" + (f", {row.failed} failed" if row.failed else "") for row in own] or ["-"]
+        lines.append(f"| {part} | {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -152,13 +242,13 @@ def _groups(
         yield key, [score for score in scores if key_of(score) == key]
 
 
-def _mean(group: Sequence[Any], name: str, digits: int) -> str:
-    return _number([getattr(score, name) for score in group], digits)
+def _column(group: Sequence[Any], name: str, digits: int, statistic: Callable[[list[float]], Any] = np.mean) -> str:
+    return _number([getattr(score, name) for score in group], digits, statistic)
 
 
-def _number(values: Sequence[float], digits: int) -> str:
+def _number(values: Sequence[float], digits: int, statistic: Callable[[list[float]], Any] = np.mean) -> str:
     known = [value for value in values if not np.isnan(value)]
-    return f"{np.mean(known):.{digits}f}" if known else "-"
+    return f"{statistic(known):.{digits}f}" if known else "-"
 
 
 def _read(path: Path, kind: type) -> list[dict[str, str]]:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 Batch = dict[str, torch.Tensor]
 
-FIELDS = ("epoch", "dice", "kld", "seconds", "held_out_dsc")
+FIELDS = ("epoch", "dice", "kld", "seconds", "held_out_dsc", "loss")
 
 
 class StageOneStep:

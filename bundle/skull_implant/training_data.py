@@ -177,6 +177,7 @@ class SkullBatches:
         binary: threshold the volumes at one half, as in the method paper; else they hold the share of bone in a voxel.
         guess_margin_mm: how far around a guess nothing is known.
         fixed_defects: each skull keeps its defects in every epoch, whatever the seed, as in the method paper.
+        wholes: also give each volume's skull without its defect, `whole`, and where that is the truth, `whole_known`.
     """
 
     def __init__(
@@ -189,6 +190,7 @@ class SkullBatches:
         binary: bool = False,
         guess_margin_mm: float = 2.5,
         fixed_defects: bool = False,
+        wholes: bool = False,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
@@ -199,6 +201,7 @@ class SkullBatches:
         self.seed = seed
         self.binary = binary
         self.fixed_defects = fixed_defects
+        self.wholes = wholes
         # Odd sizes, so that the pooled maximum lies in the middle of its window.
         self.guess_window = [2 * round(guess_margin_mm / step) + 1 for step in dataset.box.spacing_mm]
         self.epoch = 0
@@ -242,12 +245,23 @@ class SkullBatches:
         known = [self._known(image, pairs[index], index) for image, (index, _) in zip(images, jobs, strict=True)]
         if self.binary:
             images = (images > 0.5).float()
-        return {
+        batch = {
             "image": images,
             "known": torch.stack(known) if known else blank,
             "kind": torch.tensor([job[1] for job in jobs]),
             "volumes": volumes,
         }
+        return batch | self._wholes([index for index, _ in jobs], pairs, blank) if self.wholes else batch
+
+    def _wholes(
+        self, indices: list[int], pairs: dict[int, torch.Tensor], blank: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The skulls of a batch's volumes before they were cut; under a guess, which cuts may have met, unknown."""
+        wholes = torch.stack([pairs[index][:1] for index in indices]) if indices else blank
+        known = [self._known(whole, pairs[index], index) for whole, index in zip(wholes, indices, strict=True)]
+        if self.binary:
+            wholes = (wholes > 0.5).float()
+        return {"whole": wholes, "whole_known": torch.stack(known) if known else blank}
 
     def _deformations(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Affine maps and displacements of a batch's persons on the device, or None."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical, to_n
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.fitness import FitnessRules, check_scan, check_vault
 from bundle.skull_implant.head_strap import strap_ml
-from bundle.skull_implant.implant import ImplantRules, fill_holes, find_holes
+from bundle.skull_implant.implant import Holes, ImplantRules, fill_holes, find_holes
 from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
 from bundle.skull_implant.options import Options
 from bundle.skull_implant.reading import read_case
 from bundle.skull_implant.rim_fit import RimFit
+from bundle.skull_implant.rim_metrics import rim_gap_and_step
 from bundle.skull_implant.skull_mask import clean_binary_mask, skull_mask_from_hu
 from bundle.skull_implant.volume import Volume
 
@@ -156,10 +158,32 @@ class CheckVaultd(CaseTransform):
                 )
 
 
+@dataclass(frozen=True)
+class Completion:
+    """A completed skull in the canonical frame and where its holes are: what an implant is cut from.
+
+    Args:
+        probability: (X, Y, Z) of skull.
+        bone_share: (X, Y, Z) share of the patient's bone.
+        box: of both.
+        holes: to be filled.
+    """
+
+    probability: np.ndarray
+    bone_share: np.ndarray
+    box: CanonicalBox
+    holes: Holes
+
+    def of(self, probability: np.ndarray) -> Completion:
+        """The same holes in another completed skull (X, Y, Z)."""
+        return replace(self, probability=probability)
+
+
 class Implantd(CaseTransform):
     """Add `implant` and `completed`, bool Volumes on the scan's grid, from `pred`; and `decoded` if it is to be kept.
 
-    Also adds what the report says of the model and the hole: `defect_class`, `agreement` and `below_vault_ml`.
+    Also adds what the report says of the model and the hole: `defect_class`, `agreement` and `below_vault_ml`; of a
+    cranial implant also `rim`, its gap and step; and `completion`, from which other implants of the case can be made.
 
     Args:
         network: gives the box and the mean vault.
@@ -188,20 +212,42 @@ class Implantd(CaseTransform):
         bone = np.asarray(data["image"].cpu())[0]
         skull, frame = data["skull"], data["frame"]
         data["defect_class"] = DEFECT_CLASSES[int(data["class_index"])]
-        cranial = data["defect_class"] == "cranial"
         with timed(data, "implant"):
             data["agreement"] = bone_agreement(probability, bone, self.box)
-            fitted, share, box = probability, bone, self.box
-            if self.rim_fit is not None and cranial:
-                fitted, share, box = self.rim_fit.refine(probability, skull, frame, box, self.template)
-            holes = find_holes(fitted, share, skull.grid, frame, box, self.template, cranial=cranial, rules=self.rules)
-            pieces = 1.0 if cranial else self.rules.facial_share
-            data["implant"] = fill_holes(holes, fitted, skull, frame, box, share=pieces, rules=self.rules)
-            data["below_vault_ml"] = holes.below_ml
+            data["completion"] = self.complete(probability, data)
+            data["implant"] = self.design(data["completion"], data)
+            data["below_vault_ml"] = data["completion"].holes.below_ml
             data["completed"] = Volume(skull.voxels | data["implant"].voxels, skull.grid)
+            if data["defect_class"] == "cranial":
+                data["rim"] = rim_gap_and_step(data["implant"].voxels, skull, frame, self.template)
             if self.keep_decoded:
                 decoded = to_native(probability, frame, self.box, skull.grid) > self.rules.level
                 data["decoded"] = Volume(decoded, skull.grid)
+
+    def complete(self, probability: np.ndarray, data: CaseData, holes: Holes | None = None) -> Completion:
+        """A decoded skull (X, Y, Z), fitted to the rim of a cranial hole, and its holes unless they are known."""
+        skull, frame, cranial = data["skull"], data["frame"], data["defect_class"] == "cranial"
+        share, box = np.asarray(data["image"].cpu())[0], self.box
+        if self.rim_fit is not None and cranial:
+            probability, share, box = self.rim_fit.refine(probability, skull, frame, box, self.template)
+        if holes is None:
+            holes = find_holes(
+                probability, share, skull.grid, frame, box, self.template, cranial=cranial, rules=self.rules
+            )
+        return Completion(probability, share, box, holes)
+
+    def design(self, completion: Completion, data: CaseData) -> Volume:
+        """The implant, on the scan's grid, that fills the holes of a completed skull."""
+        pieces = 1.0 if data["defect_class"] == "cranial" else self.rules.facial_share
+        return fill_holes(
+            completion.holes,
+            completion.probability,
+            data["skull"],
+            data["frame"],
+            completion.box,
+            share=pieces,
+            rules=self.rules,
+        )
 
 
 def bone_agreement(probability: np.ndarray, bone: np.ndarray, box: CanonicalBox, reach_mm: float = 4.0) -> float:

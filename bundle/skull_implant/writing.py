@@ -12,6 +12,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
+from bundle.skull_implant.candidate_files import agreement_figures, write_candidates
 from bundle.skull_implant.errors import CaseRefused, InputError
 from bundle.skull_implant.preview import render_preview
 from bundle.skull_implant.print_settings import PrintSettings
@@ -89,10 +90,18 @@ class CaseWriter:
                 for key in ("completed", "implant", "skull", "decoded"):
                     if key in data:
                         write_volume(folder / f"{key}.nii.gz", data[key])
+                if "agreement_map" in data:
+                    write_volume(folder / "agreement.nii.gz", data["agreement_map"])
             printed = {}
             if data["implant"].voxels.any():
                 with timed(data, "surface"):
                     printed = print_implant(folder, data["skull"], data["implant"], self.printing)
+            candidates = []
+            if "candidates" in data:
+                with timed(data, "write candidates"):
+                    candidates = write_candidates(
+                        folder, data["candidates"], data["skull"], printed, self.printing, self.rules
+                    )
             with timed(data, "preview"):
                 render_preview(
                     data["skull"],
@@ -105,6 +114,10 @@ class CaseWriter:
                     data.setdefault("warnings", []).extend(self._write_dicom(data, folder))
             with timed(data, "report"):
                 report = describe(data, printed, self.printing, about_run(*self.settings), self.rules)
+            if "candidates" in data:
+                report["candidates"] = candidates
+            if "agreement_map" in data:
+                report["agreement_map"] = agreement_figures(data["agreement_map"], data["agreement_samples"])
             report["seconds"] = data["seconds"]
             _write_json(folder / "report.json", report)
         self.written.append(self.output_dir / name)

@@ -1,0 +1,184 @@
+"""What designs an implant, in one shape: the bundle's model with more or fewer of its steps, and what it is held to.
+
+Every method gets the same skull in the same canonical frame, and its completed skull the same cleaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from bundle.skull_implant.baselines import baseline_completion
+from bundle.skull_implant.canonical_frame import CanonicalFrame
+from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
+from bundle.skull_implant.implant import ImplantRules, design_implant, vault_shell
+from bundle.skull_implant.implant_unet import ImplantUNet
+from bundle.skull_implant.inferers import CompletionInferer
+from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
+from bundle.skull_implant.rim_fit import RimFit
+from bundle.skull_implant.table_completion import TableCompletion
+from bundle.skull_implant.vault_template import VaultTemplate
+from bundle.skull_implant.volume import Volume
+
+
+@dataclass(frozen=True)
+class DefectiveSkull:
+    """What a method is given.
+
+    Args:
+        skull: bool, with the defect, on the scan's grid.
+        frame: of this skull.
+        true_class: of the defect, of `network.DEFECT_CLASSES`; "cranial" for an undamaged skull. For methods alone
+            that cannot tell.
+    """
+
+    skull: Volume
+    frame: CanonicalFrame
+    true_class: str
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a method gives back.
+
+    Args:
+        implant: (X, Y, Z) bool, on the scan's grid; empty where it found no hole.
+        defect_class: that the cleaning used; "" of a method that cannot design for this defect.
+    """
+
+    implant: np.ndarray
+    defect_class: str
+
+
+class ImplantMethod(Protocol):
+    """A way from a defective skull to its implant."""
+
+    def design(self, case: DefectiveSkull) -> Design:
+        """The implant of one case."""
+
+
+@dataclass(frozen=True)
+class CompleterMethod:
+    """The bundle's model: encode, DEV, decode, and what of its further steps is asked for.
+
+    Args:
+        network: in evaluation mode.
+        inferer: gamma, and the code's fit.
+        template: mean vault of the frames.
+        rim_fit: of cranial defects; None leaves the decoded skull where it is.
+    """
+
+    network: SkullCompleter
+    inferer: CompletionInferer
+    template: VaultTemplate
+    rim_fit: RimFit | None = None
+
+    @property
+    def fits_code(self) -> bool:
+        """Whether the code is fitted to the patient's bone."""
+        return self.inferer.code_fit is not None and self.inferer.code_fit.steps > 0
+
+    def design(self, case: DefectiveSkull) -> Design:
+        """The implant, of the class that the model finds."""
+        box = self.network.box
+        bone = to_canonical(case.skull, case.frame, box)
+        output = self.inferer(torch.from_numpy(bone)[None, None], self.network)
+        defect_class = DEFECT_CLASSES[int(output["class_index"][0])]
+        probability = output["pred"][0, 0].numpy()
+        if self.rim_fit is not None and defect_class == "cranial":
+            probability, bone, box = self.rim_fit.refine(probability, case.skull, case.frame, box, self.template)
+        return _cleaned(probability, bone, case, box, self.template, defect_class)
+
+
+@dataclass(frozen=True)
+class BaselineMethod:
+    """A completion without a model; it is told the true class.
+
+    Args:
+        name: of `baselines.BASELINES`.
+        skulls: (N, X, Y, Z) uint8, complete training skulls, share of bone times 255.
+        box: their canonical box.
+        template: mean vault of the frames.
+    """
+
+    name: str
+    skulls: np.ndarray
+    box: CanonicalBox
+    template: VaultTemplate
+
+    def design(self, case: DefectiveSkull) -> Design:
+        """The implant, of the true class."""
+        bone = to_canonical(case.skull, case.frame, self.box)
+        probability = baseline_completion(self.name, bone, self.skulls)
+        return _cleaned(probability, bone, case, self.box, self.template, case.true_class)
+
+
+@dataclass(frozen=True)
+class ShapeModelMethod:
+    """The PCA shape model of the vault's tables alone, fitted to the bone that is there, without a network.
+
+    It knows the vault and nothing else, and is told the class: for a facial defect it gives no implant, which counts as
+    failed.
+
+    Args:
+        completion: of the tables.
+        box: canonical box at a network's grid.
+        template: mean vault of the frames.
+    """
+
+    completion: TableCompletion
+    box: CanonicalBox
+    template: VaultTemplate
+
+    def design(self, case: DefectiveSkull) -> Design:
+        """The implant of a cranial defect."""
+        if case.true_class != "cranial":
+            return Design(np.zeros(case.skull.voxels.shape, bool), "")
+        fine = self.completion.fine_box(self.box)
+        bone = to_canonical(case.skull, case.frame, fine)
+        probability = self.completion(bone, case.frame, fine, self.template)
+        return _cleaned(probability, bone, case, fine, self.template, "cranial")
+
+
+@dataclass(frozen=True)
+class UNetMethod:
+    """The supervised peer: the U-Net's missing bone, added to the bone that is there, is its completed skull.
+
+    Shares of bone are added because at a rim a voxel is half bone and half missing. The defect's class follows from
+    where most of the missing bone lies: in the shell of the vault, or below and before it. Nothing is told.
+
+    Args:
+        network: in evaluation mode.
+        template: mean vault of the frames.
+        rules: of the cleaning; their shell is where a vault may be.
+    """
+
+    network: ImplantUNet
+    template: VaultTemplate
+    rules: ImplantRules = field(default_factory=ImplantRules)
+
+    def design(self, case: DefectiveSkull) -> Design:
+        """The implant, of the class that the U-Net's own answer speaks for."""
+        box = self.network.box
+        bone = to_canonical(case.skull, case.frame, box)
+        missing = self.network.missing(torch.from_numpy(bone)[None, None])[0, 0].numpy()
+        found = missing > self.rules.level
+        in_vault = found & vault_shell(case.frame, box, self.template, self.rules.shell_mm)
+        defect_class = "cranial" if 2 * np.count_nonzero(in_vault) >= np.count_nonzero(found) else "facial"
+        return _cleaned(np.minimum(bone + missing, 1.0), bone, case, box, self.template, defect_class)
+
+
+def _cleaned(
+    probability: np.ndarray,
+    bone: np.ndarray,
+    case: DefectiveSkull,
+    box: CanonicalBox,
+    template: VaultTemplate,
+    defect_class: str,
+) -> Design:
+    cranial = defect_class == "cranial"
+    implant = design_implant(probability, bone, case.skull, case.frame, box, template, cranial=cranial)
+    return Design(implant.voxels, defect_class)

@@ -1,0 +1,75 @@
+"""The methods that a protocol names, made of their files."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from bundle.skull_implant.baselines import BASELINES
+from bundle.skull_implant.code_fitting import CodeFit
+from bundle.skull_implant.datalist import open_dataset
+from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.implant_methods import (
+    BaselineMethod,
+    CompleterMethod,
+    ImplantMethod,
+    ShapeModelMethod,
+    UNetMethod,
+)
+from bundle.skull_implant.implant_unet import ImplantUNet
+from bundle.skull_implant.inferers import CompletionInferer
+from bundle.skull_implant.network import SkullCompleter
+from bundle.skull_implant.rim_fit import RimFit
+from bundle.skull_implant.scoring_protocol import Protocol
+from bundle.skull_implant.table_completion import TableCompletion
+from bundle.skull_implant.table_model import TableModel
+from bundle.skull_implant.vault_template import VaultTemplate
+
+
+def methods_of(protocol: Protocol) -> dict[str, ImplantMethod]:
+    """The methods of a protocol, in the order of the rows; files are read once a process.
+
+    Raises:
+        InputError: a file cannot be read, or a shape model is wanted of a model that has none.
+    """
+    own = _completer(protocol.own_model)
+    template = aligning_template(protocol)
+    methods: dict[str, ImplantMethod] = {}
+    if protocol.baselines:
+        skulls = _training_skulls(protocol.dataset_dir, own.box.spatial_size)
+        methods |= {name: BaselineMethod(name, skulls, own.box, template) for name in BASELINES}
+    if protocol.shape_model:
+        tables = TableModel.of(own)
+        if tables is None:
+            raise InputError(
+                f"{protocol.own_model}: must hold a shape model to score it alone, has none; train with this version"
+            )
+        methods["PCA shape model"] = ShapeModelMethod(TableCompletion(tables), own.box, template)
+    if protocol.unet:
+        methods["U-Net"] = UNetMethod(_unet(protocol.unet), template)
+    for name, (model_file, gamma, steps, rim_fit) in protocol.all_models.items():
+        network = _completer(model_file)
+        inferer = CompletionInferer(gamma, code_fit=CodeFit(steps))
+        methods[name] = CompleterMethod(network, inferer, template, RimFit(TableModel.of(network)) if rim_fit else None)
+    return methods
+
+
+def aligning_template(protocol: Protocol) -> VaultTemplate:
+    """The mean vault that all skulls of a protocol are aligned with."""
+    return _completer(protocol.own_model).template
+
+
+@lru_cache(maxsize=8)
+def _completer(model_file: str) -> SkullCompleter:
+    return SkullCompleter.from_file(model_file)
+
+
+@lru_cache(maxsize=1)
+def _unet(path: str) -> ImplantUNet:
+    return ImplantUNet.from_file(path)
+
+
+@lru_cache(maxsize=1)
+def _training_skulls(dataset_dir: str, spatial_size: tuple[int, int, int]) -> np.ndarray:
+    return np.stack([skull.complete for skull in open_dataset(dataset_dir).read("training", spatial_size)])
