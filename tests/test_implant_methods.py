@@ -120,16 +120,14 @@ class KnowsTheAnswer(nn.Module):
         return self.share.expand_as(image)
 
 
-@pytest.mark.parametrize(("part", "defect_class"), [("hole", "cranial"), ("front", "facial")])
-def test_what_a_unet_finds_missing_becomes_the_implant_and_tells_the_class(
-    egg: Egg, part: str, defect_class: str
-) -> None:
+@pytest.mark.parametrize("part", ["hole", "front"])
+def test_what_a_unet_finds_missing_becomes_the_implant_wherever_it_is(egg: Egg, part: str) -> None:
     piece: np.ndarray = getattr(egg, part)
     method = UNetMethod(KnowsTheAnswer(piece, egg), EGG)  # type: ignore[arg-type]
 
     design = method.design(egg.case(piece, "not looked at"))
 
-    assert design.defect_class == defect_class
+    assert design.defect_class == "any"
     assert dice(design.implant, piece) > 0.8  # the cleaning rounds the corners of a made-up face
 
 

@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 
 from bundle.skull_implant.augmentation import Deformation
+from bundle.skull_implant.defects import FacialSlab
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.training_data import DefectCutter, SkullBatches, SkullDataset
 from tests.small_models import BOX, small_dataset
@@ -288,3 +289,18 @@ def test_they_are_left_out_unless_asked_for(tmp_path: Path) -> None:
     small_dataset(tmp_path, training=2, defective=3)
 
     assert len(SkullDataset(str(tmp_path), "training", BOX.spatial_size)) == 2
+
+
+def test_the_edge_of_a_hole_takes_a_share_of_its_voxels() -> None:
+    sharp, soft = DefectCutter(BOX), DefectCutter(BOX, edge_samples=4)
+    whole = torch.ones(1, *BOX.spatial_size)
+    x = float(BOX.coordinates()[0, 5, 0, 0])
+    slab = FacialSlab(-1000.0, x - 0.25 * float(BOX.spacing_mm[0]), 1000.0)  # three quarters of the sixth layer on
+
+    assert sharp.apply(whole, None, slab)[0, 4:7, 0, 0].tolist() == [1.0, 0.0, 0.0]
+    assert soft.apply(whole, None, slab)[0, 4:7, 0, 0].tolist() == [1.0, 0.25, 0.0]
+
+
+def test_no_samples_are_refused() -> None:
+    with pytest.raises(InputError, match="edge_samples must be at least 1, got 0"):
+        DefectCutter(BOX, edge_samples=0)

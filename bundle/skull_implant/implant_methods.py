@@ -5,7 +5,7 @@ Every method gets the same skull in the same canonical frame, and its completed 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from bundle.skull_implant.baselines import baseline_completion
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
-from bundle.skull_implant.implant import ImplantRules, design_implant, vault_shell
+from bundle.skull_implant.implant import design_implant
 from bundle.skull_implant.implant_unet import ImplantUNet
 from bundle.skull_implant.inferers import CompletionInferer
 from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
@@ -22,6 +22,8 @@ from bundle.skull_implant.rim_fit import RimFit
 from bundle.skull_implant.table_completion import TableCompletion
 from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Volume
+
+ANYWHERE = "any"  # in a class's place: implants are looked for in the vault and in the face
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Design:
 
     Args:
         implant: (X, Y, Z) bool, on the scan's grid; empty where it found no hole.
-        defect_class: that the cleaning used; "" of a method that cannot design for this defect.
+        defect_class: that the cleaning used, or :data:`ANYWHERE`; "" of a method that cannot design for this defect.
     """
 
     implant: np.ndarray
@@ -147,28 +149,25 @@ class ShapeModelMethod:
 class UNetMethod:
     """The supervised peer: the U-Net's missing bone, added to the bone that is there, is its completed skull.
 
-    Shares of bone are added because at a rim a voxel is half bone and half missing. The defect's class follows from
-    where most of the missing bone lies: in the shell of the vault, or below and before it. Nothing is told.
+    Shares of bone are added because at a rim a voxel is half bone and half missing. The network has no film over the
+    head that only a class could tell from an implant, so it is told no class and asked for none: the cleaning looks
+    everywhere, as it does for facial defects. Where it looked in the vault alone the implants of cranial defects were
+    the same, and those of facial defects, which reach into the vault's shell, lost their lower part.
 
     Args:
         network: in evaluation mode.
         template: mean vault of the frames.
-        rules: of the cleaning; their shell is where a vault may be.
     """
 
     network: ImplantUNet
     template: VaultTemplate
-    rules: ImplantRules = field(default_factory=ImplantRules)
 
     def design(self, case: DefectiveSkull) -> Design:
-        """The implant, of the class that the U-Net's own answer speaks for."""
+        """The implant, wherever it is."""
         box = self.network.box
         bone = to_canonical(case.skull, case.frame, box)
         missing = self.network.missing(torch.from_numpy(bone)[None, None])[0, 0].numpy()
-        found = missing > self.rules.level
-        in_vault = found & vault_shell(case.frame, box, self.template, self.rules.shell_mm)
-        defect_class = "cranial" if 2 * np.count_nonzero(in_vault) >= np.count_nonzero(found) else "facial"
-        return _cleaned(np.minimum(bone + missing, 1.0), bone, case, box, self.template, defect_class)
+        return _cleaned(np.minimum(bone + missing, 1.0), bone, case, box, self.template, ANYWHERE)
 
 
 def _cleaned(

@@ -40,7 +40,8 @@ class Score:
         failed: no implant for a defect, or an implant for an undamaged skull.
         skull_dsc: completed against complete skull, on the scan's grid.
         implant_ml: volume.
-        defect_class: that was used; empty where the skull was refused or the method is not for this defect.
+        defect_class: that was used, "any" by a method without classes; empty where the skull was refused or the method
+            is not for this defect.
         seconds: from the bone mask to the implant.
         peak_gb: largest resident memory of the process meanwhile, 2^30 bytes; NaN where the system does not tell.
         gap_outer_mm: median gap between implant and bone along the rim at the outer table (`rim_metrics.RimScore`); NaN

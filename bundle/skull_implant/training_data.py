@@ -88,12 +88,21 @@ class DefectCutter:
     Args:
         box: canonical box of the skulls.
         official_share: how many of the cranial defects are the person's official one; the others are varied.
+        edge_samples: along each axis of a voxel; a voxel loses the share of them that lies in the defect. With 1 a
+            voxel keeps its bone or loses all of it, which no scan's hole does after it is resampled.
+
+    Raises:
+        InputError: no samples.
     """
 
-    def __init__(self, box: CanonicalBox, official_share: float = 0.3) -> None:
+    def __init__(self, box: CanonicalBox, official_share: float = 0.3, edge_samples: int = 1) -> None:
+        if edge_samples < 1:
+            raise InputError(f"edge_samples must be at least 1, got {edge_samples}")
         self.box = box
         self.points = box.coordinates()
         self.official_share = official_share
+        within = (torch.arange(edge_samples) + 0.5) / edge_samples - 0.5
+        self.offsets = torch.cartesian_prod(within, within, within) * torch.tensor(box.spacing_mm, dtype=torch.float32)
 
     def cut(
         self, skull: torch.Tensor, official: torch.Tensor | None, kind: str, generator: np.random.Generator
@@ -138,15 +147,21 @@ class DefectCutter:
 
     def _without(self, skull: torch.Tensor, defect: CranialHole | FacialSlab) -> torch.Tensor:
         """By the rule on every voxel, because a GPU would have to tell its host how many are bone."""
-        return torch.where(defect.contains(self.points), 0.0, skull)
+        return skull * (1 - self._share(self.points, defect))
 
     def _without_bone(self, skull: torch.Tensor, defect: CranialHole | FacialSlab) -> torch.Tensor:
         """By the rule on bone: it costs dozens of operations a point, and one voxel in eight is bone."""
         bone = torch.nonzero(skull[0] > 0, as_tuple=True)
-        gone = defect.contains(self.points[:, bone[0], bone[1], bone[2]])
+        share = self._share(self.points[:, bone[0], bone[1], bone[2]], defect)
         left = skull.clone()
-        left[0][bone] = torch.where(gone, 0.0, left[0][bone])
+        left[0][bone] = left[0][bone] * (1 - share)
         return left
+
+    def _share(self, points: torch.Tensor, defect: CranialHole | FacialSlab) -> torch.Tensor:
+        """How much of the voxels around points (3, ...) lies in a defect, (...) in 0 to 1."""
+        offsets = self.offsets.to(points.device)
+        inside = [defect.contains(points + each.view(3, *[1] * (points.ndim - 1))).float() for each in offsets]
+        return torch.stack(inside).mean(0)
 
     def _reach(self, skull: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Canonical mm of the first and the last bone along an axis, on the device; infinite where there is none."""
@@ -177,6 +192,7 @@ class SkullBatches:
         binary: threshold the volumes at one half, as in the method paper; else they hold the share of bone in a voxel.
         guess_margin_mm: how far around a guess nothing is known.
         fixed_defects: each skull keeps its defects in every epoch, whatever the seed, as in the method paper.
+        edge_samples: of :class:`DefectCutter`.
         wholes: also give each volume's skull without its defect, `whole`, and where that is the truth, `whole_known`.
     """
 
@@ -190,6 +206,7 @@ class SkullBatches:
         binary: bool = False,
         guess_margin_mm: float = 2.5,
         fixed_defects: bool = False,
+        edge_samples: int = 1,
         wholes: bool = False,
     ) -> None:
         if batch_size < 1:
@@ -197,7 +214,7 @@ class SkullBatches:
         self.dataset = dataset
         self.batch_size = batch_size
         self.deformation = deformation
-        self.cutter = DefectCutter(dataset.box, official_share)
+        self.cutter = DefectCutter(dataset.box, official_share, edge_samples)
         self.seed = seed
         self.binary = binary
         self.fixed_defects = fixed_defects
