@@ -196,6 +196,7 @@ def score_design(
         defect_class=found.result.defect_class,
         seconds=found.seconds,
         peak_gb=found.peak_gb,
+        expected_dsc=found.result.expected_dsc,
     )
 
 

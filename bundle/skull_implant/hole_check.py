@@ -182,7 +182,7 @@ def _score(
     hole_ml = float(np.count_nonzero(piece) * complete.grid.voxel_ml)
     started = time.perf_counter()
     whole = site == "none"
-    scores = (
+    scores: dict[str, Any] = (
         {"dsc": np.nan, "bdsc": np.nan, "hd95_mm": np.nan} if whole else {"dsc": 0.0, "bdsc": 0.0, "hd95_mm": np.inf}
     )
     try:

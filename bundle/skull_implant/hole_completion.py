@@ -41,6 +41,13 @@ class UnrolledBone:
         logits = ndimage.map_coordinates(self.logits, [height, *index], order=1, mode="nearest", output=np.float32)
         return np.asarray(1.0 / (1.0 + np.exp(-logits)))
 
+    def expected_dsc(self, in_hole: np.ndarray) -> float:
+        """DSC that the probabilities promise on rays (N, N) bool, if they are true; NaN where there are no rays."""
+        logits = self.logits[:, in_hole]
+        probability, solid = 1.0 / (1.0 + np.exp(-logits)), logits > 0
+        total = float(probability.sum() + solid.sum())
+        return 2.0 * float(probability[solid].sum()) / total if total else float("nan")
+
 
 @dataclass(frozen=True)
 class HoleCompletion:

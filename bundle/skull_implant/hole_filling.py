@@ -18,7 +18,6 @@ from bundle.skull_implant.implant import design_implant
 from bundle.skull_implant.inferers import CompletionInferer
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.rim_fit import RimFit
-from bundle.skull_implant.table_model import TableModel
 from bundle.skull_implant.volume import Volume
 
 
@@ -39,8 +38,5 @@ def fill_hole(bone: np.ndarray, frame: CanonicalFrame, box: CanonicalBox, networ
     skull = Volume(np.asarray(bone, bool), box.grid(upright))
     share = to_canonical(skull, upright, network.box)
     output = CompletionInferer(defect_class="cranial", code_fit=CodeFit())(torch.from_numpy(share)[None, None], network)
-    fitted = RimFit(TableModel.of(network)).refine(
-        output["pred"][0, 0].numpy(), skull, upright, network.box, network.template
-    )
-    probability, share, fine = fitted
-    return design_implant(probability, share, skull, upright, fine, network.template).voxels
+    fitted = RimFit.of(network).refine(output["pred"][0, 0].numpy(), skull, upright, network.box, network.template)
+    return design_implant(fitted.probability, fitted.bone_share, skull, upright, fitted.box, network.template).voxels

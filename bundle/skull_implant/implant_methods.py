@@ -5,7 +5,7 @@ Every method gets the same skull in the same canonical frame, and its completed 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +18,7 @@ from bundle.skull_implant.implant import design_implant
 from bundle.skull_implant.implant_unet import ImplantUNet
 from bundle.skull_implant.inferers import CompletionInferer
 from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
-from bundle.skull_implant.rim_fit import RimFit
+from bundle.skull_implant.rim_fit import Refined, RimFit
 from bundle.skull_implant.table_completion import TableCompletion
 from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Volume
@@ -49,10 +49,12 @@ class Design:
     Args:
         implant: (X, Y, Z) bool, on the scan's grid; empty where it found no hole.
         defect_class: that the cleaning used, or :data:`ANYWHERE`; "" of a method that cannot design for this defect.
+        expected_dsc: what the method expects of its implant; NaN where it expects nothing.
     """
 
     implant: np.ndarray
     defect_class: str
+    expected_dsc: float = float("nan")
 
 
 class ImplantMethod(Protocol):
@@ -89,10 +91,11 @@ class CompleterMethod:
         bone = to_canonical(case.skull, case.frame, box)
         output = self.inferer(torch.from_numpy(bone)[None, None], self.network)
         defect_class = DEFECT_CLASSES[int(output["class_index"][0])]
-        probability = output["pred"][0, 0].numpy()
+        fitted = Refined(output["pred"][0, 0].numpy(), bone, box)
         if self.rim_fit is not None and defect_class == "cranial":
-            probability, bone, box = self.rim_fit.refine(probability, case.skull, case.frame, box, self.template)
-        return _cleaned(probability, bone, case, box, self.template, defect_class)
+            fitted = self.rim_fit.refine(fitted.probability, case.skull, case.frame, box, self.template)
+        design = _cleaned(fitted.probability, fitted.bone_share, case, fitted.box, self.template, defect_class)
+        return replace(design, expected_dsc=fitted.expected_dsc)
 
 
 @dataclass(frozen=True)

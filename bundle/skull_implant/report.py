@@ -26,6 +26,8 @@ class ReviewRules:
         minimum_coverage: share of the vault that has bone; less is a huge hole or a cropped scan.
         minimum_agreement: DSC of decoded skull and bone near the bone; less, and the model does not know this head.
         minimum_class_probability: of the defect's class against the other one.
+        minimum_expected_dsc: of the implant, by the hole network's probabilities: a hole that the bone around it says
+            little about.
         maximum_thin_share: of the implant, thinner than the minimum thickness of the print settings.
         maximum_volume_error: share by which the surface's volume may differ from the mask's.
         maximum_clearance_error_mm: by which the surface may lie nearer to the bone than its clearance.
@@ -39,6 +41,7 @@ class ReviewRules:
     minimum_coverage: float = 0.6
     minimum_agreement: float = 0.6
     minimum_class_probability: float = 0.6
+    minimum_expected_dsc: float = 0.85
     maximum_thin_share: float = 0.05
     maximum_volume_error: float = 0.02
     maximum_clearance_error_mm: float = 0.05
@@ -87,7 +90,7 @@ def describe(
             "vault_coverage": round(frame.coverage, 3),
             "size_relative_to_mean_vault": [round(float(scale), 3) for scale in frame.scales],
         },
-        "fit": {"decoded_bone_agreement_dsc": round(data["agreement"], 3)},
+        "fit": {"decoded_bone_agreement_dsc": round(data["agreement"], 3), **_expected(data)},
         "implant": {"volume_ml": round(float(implant.voxels.sum()) * grid.voxel_ml, 2), **printed, **_rim(data)},
         "printing": printing.as_dict(),
     }
@@ -128,6 +131,12 @@ def _rim(data: dict[str, Any]) -> dict[str, Any]:
     return {"rim": known} if known else {}
 
 
+def _expected(data: dict[str, Any]) -> dict[str, float]:
+    """What the hole network expects of the implant; nothing where it was not asked or found no hole."""
+    expected = data.get("expected_dsc", np.nan)
+    return {} if np.isnan(expected) else {"expected_dsc": round(float(expected), 3)}
+
+
 def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -> list[str]:
     frame, implant, kind = report["frame"], report["implant"], report["defect_class"]
     tilt, coverage, agreement = frame["tilt_deg"], frame["vault_coverage"], data["agreement"]
@@ -153,6 +162,11 @@ def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -
             probability < rules.minimum_class_probability and not data.get("class_by_shape", False),
             f"a {kind} defect is the likelier class by {probability:.2f} only, less than "
             f"{rules.minimum_class_probability}",
+        ),
+        (
+            data.get("expected_dsc", np.nan) < rules.minimum_expected_dsc,
+            f"the implant is expected to overlap the missing bone by DSC {data.get('expected_dsc', np.nan):.2f}, "
+            f"less than {rules.minimum_expected_dsc}",
         ),
         (
             kind == "cranial" and implant.get("holes", 0) > 1,

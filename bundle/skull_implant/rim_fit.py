@@ -9,6 +9,7 @@ the tables says of this patient: their errors are different ones.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage, sparse
@@ -22,6 +23,22 @@ from bundle.skull_implant.table_model import PLATE_MM, TableModel, nearest_fille
 from bundle.skull_implant.vault_rays import VaultRays, sample_box, vault_center, vault_radius
 from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Volume
+
+
+class Refined(NamedTuple):
+    """A decoded skull on the bone around its hole.
+
+    Args:
+        probability: (U, V, W) float32, of skull, on a grid of twice the voxels along coarse axes.
+        bone_share: (U, V, W), share of the patient's bone on that grid.
+        box: of that grid.
+        expected_dsc: of the implant, by the hole network's own probabilities; NaN without a hole or without network.
+    """
+
+    probability: np.ndarray
+    bone_share: np.ndarray
+    box: CanonicalBox
+    expected_dsc: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -68,8 +85,8 @@ class RimFit:
 
     def refine(
         self, probability: np.ndarray, skull: Volume, frame: CanonicalFrame, box: CanonicalBox, template: VaultTemplate
-    ) -> tuple[np.ndarray, np.ndarray, CanonicalBox]:
-        """Corrected probability and share of bone on a grid of twice the voxels along coarse axes, and its box.
+    ) -> Refined:
+        """Corrected probability and share of bone on a grid of twice the voxels along coarse axes.
 
         Args:
             probability: (X, Y, Z) decoded, on the network's grid.
@@ -85,9 +102,10 @@ class RimFit:
         )
         fine = CanonicalBox((x, y, z), box.size_mm, box.top_mm)
         bone = to_canonical(skull, frame, fine)
-        return self(probability, bone, frame, box, fine, template), bone, fine
+        corrected, expected_dsc = self.correct(probability, bone, frame, box, fine, template)
+        return Refined(corrected, bone, fine, expected_dsc)
 
-    def __call__(
+    def correct(
         self,
         probability: np.ndarray,
         bone_share: np.ndarray,
@@ -95,8 +113,8 @@ class RimFit:
         box: CanonicalBox,
         fine: CanonicalBox,
         template: VaultTemplate,
-    ) -> np.ndarray:
-        """The corrected probability of skull on a finer grid.
+    ) -> tuple[np.ndarray, float]:
+        """The corrected probability of skull (U, V, W) float32 on a finer grid, and the implant's expected DSC.
 
         Args:
             probability: (X, Y, Z) decoded, on the network's grid.
@@ -105,9 +123,6 @@ class RimFit:
             box: the network's canonical box.
             fine: the same box at a finer grid.
             template: mean vault.
-
-        Returns:
-            (U, V, W) float32.
         """
         rays, scales = self.rays, frame.scales
         decoded = rays.tables(rays.sample(probability, box, scales, template))
@@ -143,13 +158,16 @@ class RimFit:
             over = ndimage.map_coordinates(bridged.astype(np.float32), index[:, near], order=1, mode="nearest") > 0.5
             depth = np.minimum(outer + outer_error - above, above - inner - inner_error)  # mm inside the plate
             result[near] = np.maximum(result[near], over * np.clip(0.5 + depth, 0.0, 1.0))
+        expected_dsc = float("nan")
         if self.holes is not None:
             learned = self.holes(bone, decoded + errors, measured, rays)
             over = ndimage.map_coordinates(in_hole.astype(np.float32), index[:, near], order=1, mode="nearest") > 0.5
             there = near[over]
             said = learned.probability(points[there], above[over])
             result[there] += self.learned_share * (said - result[there])
-        return result.reshape(fine.spatial_size)
+            nearest = learned.rays.nearest_in(rays)
+            expected_dsc = learned.expected_dsc(in_hole[nearest][:, nearest])
+        return result.reshape(fine.spatial_size), expected_dsc
 
     def _usual(self, real: np.ndarray) -> np.ndarray | None:
         """What the shape model expects (2, N, N) from the bone that is there."""

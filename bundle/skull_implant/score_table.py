@@ -49,6 +49,7 @@ class Score:
         gap_inner_mm: at the inner table.
         step_outer_mm: median step across the rim at the outer table.
         step_inner_mm: at the inner table.
+        expected_dsc: what the method itself expected; NaN where it expects nothing.
     """
 
     part: str
@@ -69,6 +70,7 @@ class Score:
     gap_inner_mm: float = np.nan
     step_outer_mm: float = np.nan
     step_inner_mm: float = np.nan
+    expected_dsc: float = np.nan
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from bundle.skull_implant.implant_unet import ImplantUNet
 from bundle.skull_implant.inferers import CompletionInferer
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.rim_fit import RimFit
-from bundle.skull_implant.scoring_protocol import Protocol
+from bundle.skull_implant.scoring_protocol import WITHOUT_HOLE_NETWORK, Protocol
 from bundle.skull_implant.table_completion import TableCompletion
 from bundle.skull_implant.table_model import TableModel
 from bundle.skull_implant.vault_template import VaultTemplate
@@ -51,7 +51,10 @@ def methods_of(protocol: Protocol) -> dict[str, ImplantMethod]:
     for name, (model_file, gamma, steps, rim_fit) in protocol.all_models.items():
         network = _completer(model_file)
         inferer = CompletionInferer(gamma, code_fit=CodeFit(steps))
-        methods[name] = CompleterMethod(network, inferer, template, RimFit(TableModel.of(network)) if rim_fit else None)
+        fit = RimFit.of(network) if rim_fit else None
+        if rim_fit == WITHOUT_HOLE_NETWORK:
+            fit = RimFit(TableModel.of(network))
+        methods[name] = CompleterMethod(network, inferer, template, fit)
     return methods
 
 

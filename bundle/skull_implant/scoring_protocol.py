@@ -17,7 +17,8 @@ from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.preparing import Source
 from bundle.skull_implant.score_table import SITES
 
-ModelSettings = tuple[str, float, int, bool]
+WITHOUT_HOLE_NETWORK = "without hole network"  # a rim fit by decoder and shape model alone
+ModelSettings = tuple[str, float, int, bool | str]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Protocol:
     """What is scored. Rows come in this order: baselines, shape model, U-Net, models, other models.
 
     Args:
-        models: method -> (model file, gamma, steps of the code's fit, whether to fit the rim).
+        models: method -> (model file, gamma, steps of the code's fit, whether to fit the rim: true, false or
+            :data:`WITHOUT_HOLE_NETWORK`).
         dataset_dir: prepared training set: its parts, its training skulls for the baselines.
         other_models: more of them.
         varied_holes: a person, 0 to 10; the ten sites take turns over the persons.

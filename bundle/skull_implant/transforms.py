@@ -22,7 +22,7 @@ from bundle.skull_implant.implant import Holes, ImplantRules, fill_holes, find_h
 from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
 from bundle.skull_implant.options import Options
 from bundle.skull_implant.reading import read_case
-from bundle.skull_implant.rim_fit import RimFit
+from bundle.skull_implant.rim_fit import Refined, RimFit
 from bundle.skull_implant.rim_metrics import rim_gap_and_step
 from bundle.skull_implant.skull_mask import clean_binary_mask, skull_mask_from_hu
 from bundle.skull_implant.volume import Volume
@@ -167,12 +167,14 @@ class Completion:
         bone_share: (X, Y, Z) share of the patient's bone.
         box: of both.
         holes: to be filled.
+        expected_dsc: of the implant; NaN where nothing is expected.
     """
 
     probability: np.ndarray
     bone_share: np.ndarray
     box: CanonicalBox
     holes: Holes
+    expected_dsc: float = float("nan")
 
     def of(self, probability: np.ndarray) -> Completion:
         """The same holes in another completed skull (X, Y, Z)."""
@@ -217,6 +219,7 @@ class Implantd(CaseTransform):
             data["completion"] = self.complete(probability, data)
             data["implant"] = self.design(data["completion"], data)
             data["below_vault_ml"] = data["completion"].holes.below_ml
+            data["expected_dsc"] = data["completion"].expected_dsc
             data["completed"] = Volume(skull.voxels | data["implant"].voxels, skull.grid)
             if data["defect_class"] == "cranial":
                 data["rim"] = rim_gap_and_step(data["implant"].voxels, skull, frame, self.template)
@@ -227,14 +230,15 @@ class Implantd(CaseTransform):
     def complete(self, probability: np.ndarray, data: CaseData, holes: Holes | None = None) -> Completion:
         """A decoded skull (X, Y, Z), fitted to the rim of a cranial hole, and its holes unless they are known."""
         skull, frame, cranial = data["skull"], data["frame"], data["defect_class"] == "cranial"
-        share, box = np.asarray(data["image"].cpu())[0], self.box
+        fitted = Refined(probability, np.asarray(data["image"].cpu())[0], self.box)
         if self.rim_fit is not None and cranial:
-            probability, share, box = self.rim_fit.refine(probability, skull, frame, box, self.template)
+            fitted = self.rim_fit.refine(probability, skull, frame, self.box, self.template)
+        probability, share, box, expected_dsc = fitted
         if holes is None:
             holes = find_holes(
                 probability, share, skull.grid, frame, box, self.template, cranial=cranial, rules=self.rules
             )
-        return Completion(probability, share, box, holes)
+        return Completion(probability, share, box, holes, expected_dsc)
 
     def design(self, completion: Completion, data: CaseData) -> Volume:
         """The implant, on the scan's grid, that fills the holes of a completed skull."""
