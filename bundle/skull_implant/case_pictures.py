@@ -224,7 +224,7 @@ def _write_numbers(figure: Figure, case: PicturedCase) -> None:
     hole_ml, implant_ml = (float(mask.voxels.sum()) * grid.voxel_ml for mask in (case.piece, case.implant))
     rows = [
         ("DSC", f"{score.dsc:.3f}"),
-        ("bDSC (10 mm of bone)", f"{score.bdsc:.3f}"),
+        ("bDSC (10 mm)", f"{score.bdsc:.3f}"),
         ("HD95", f"{score.hd95_mm:.2f} mm"),
         ("gap, outer / inner", _pair(case.rim, "gap")),
         ("step, outer / inner", _pair(case.rim, "step")),
@@ -238,7 +238,7 @@ def _write_numbers(figure: Figure, case: PicturedCase) -> None:
     top -= 0.038 * len(case.lines) + 0.012
     for number, (name, value) in enumerate(rows):
         figure.text(0.68, top - 0.034 * number, name, color="0.75", fontsize=14, va="center")
-        figure.text(0.83, top - 0.034 * number, value, color="white", fontsize=14, va="center")
+        figure.text(0.835, top - 0.034 * number, value, color="white", fontsize=14, va="center")
     top -= 0.034 * len(rows) + 0.012
     legend = (("bone", BONE_COLOR), ("implant, filled", IMPLANT_COLOR), ("true piece, outline", PIECE_COLOR))
     for place, (name, color) in zip((0.68, 0.735, 0.845), legend, strict=True):
