@@ -12,7 +12,7 @@ from bundle.skull_implant.canonical_frame import estimate_frame
 from bundle.skull_implant.canonical_grid import to_canonical
 from bundle.skull_implant.designing import ImplantDesigner
 from bundle.skull_implant.errors import InputError
-from bundle.skull_implant.hole_check import check_head, check_holes, hole_table
+from bundle.skull_implant.hole_check import check_head, check_holes, filling, hole_table
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.reading import Case
 from bundle.skull_implant.volume import Volume, write_volume
@@ -54,6 +54,7 @@ def test_a_model_that_knows_the_head_gives_the_pieces_back(
     for row in holes:
         assert row.hole_ml > 5.0
         assert row.dsc > 0.85
+        assert row.elsewhere_ml == 0.0
         assert row.hd95_mm < 3.0
         assert max(row.gap_outer_mm, row.gap_inner_mm, row.step_outer_mm, row.step_inner_mm) < 1.0
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
@@ -68,6 +69,13 @@ def test_a_model_that_knows_the_head_gives_the_pieces_back(
     assert table[-1].startswith("| median |")
     middle = (holes[0].dsc + holes[1].dsc) / 2
     assert f" {middle:.3f} " in table[-1]
+
+
+def test_only_pieces_that_reach_into_the_hole_are_scored_against_it() -> None:
+    implant, hole = np.zeros((9, 3, 3), bool), np.zeros((9, 3, 3), bool)
+    implant[0:3], implant[5:9], hole[2:4] = True, True, True
+
+    assert np.flatnonzero(filling(implant, hole).any((1, 2))).tolist() == [0, 1, 2]
 
 
 def test_an_empty_implant_scores_nothing(head: Volume, designer: ImplantDesigner, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from bundle.skull_implant.canonical_frame import estimate_frame
 from bundle.skull_implant.defects import CRANIAL_SITES, draw_cranial_hole
@@ -36,8 +37,10 @@ class HoleScore:
     Args:
         site: of :data:`CRANIAL_SITES`; "none" is the head as it is, where no implant is right.
         hole_ml: bone that was cut out.
-        implant_ml: designed.
-        dsc: of implant and piece, as are the next two; NaN for "none" and a refused case.
+        implant_ml: designed, all pieces.
+        elsewhere_ml: of it, in pieces that do not touch the hole, which the scores leave out: a head may have a real
+            hole too, as the row "none" then shows.
+        dsc: of implant and piece, as are the next two; NaN for "none", 0 for a refused case.
         bdsc: within 10 mm of the bone.
         hd95_mm: infinite for an empty implant.
         gap_outer_mm: median gap along the rim at the outer table; NaN without a rim.
@@ -52,6 +55,7 @@ class HoleScore:
     site: str
     hole_ml: float
     implant_ml: float
+    elsewhere_ml: float
     dsc: float
     bdsc: float
     hd95_mm: float
@@ -145,9 +149,9 @@ def check_holes(
 def hole_table(rows: Sequence[HoleScore]) -> str:
     """Markdown: a row for each hole, below them the medians over the holes; refused and empty ones count as 0 DSC."""
     lines = [
-        "| site | hole ml | implant ml | DSC | bDSC | HD95 mm | gap mm (outer / inner) | step mm (outer / inner) | "
-        "status |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| site | hole ml | implant ml | elsewhere ml | DSC | bDSC | HD95 mm | gap mm (outer / inner) "
+        "| step mm (outer / inner) | status |",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *(_line(row) for row in rows),
     ]
     holes = [row for row in rows if row.site != "none"]
@@ -182,9 +186,9 @@ def _score(
     hole_ml = float(np.count_nonzero(piece) * complete.grid.voxel_ml)
     started = time.perf_counter()
     whole = site == "none"
-    scores: dict[str, Any] = (
-        {"dsc": np.nan, "bdsc": np.nan, "hd95_mm": np.nan} if whole else {"dsc": 0.0, "bdsc": 0.0, "hd95_mm": np.inf}
-    )
+    missed = (np.nan, np.nan, np.nan) if whole else (0.0, 0.0, np.inf)
+    scores: dict[str, Any] = dict(zip(("dsc", "bdsc", "hd95_mm"), missed, strict=True))
+    scores["elsewhere_ml"] = 0.0
     try:
         data = designer(case, skull)
     except CaseRefused as error:
@@ -194,8 +198,10 @@ def _score(
     seconds = time.perf_counter() - started
     report, implant = report_of(data), data["implant"]
     if not whole:
-        found = score_implant(implant.voxels, piece, skull.voxels, skull.grid.spacing)
-        scores = {"dsc": found.dsc, "bdsc": found.bdsc, "hd95_mm": found.hd95_mm}
+        own = filling(implant.voxels, piece)
+        scores["elsewhere_ml"] = float(np.count_nonzero(implant.voxels & ~own)) * skull.grid.voxel_ml
+        found = score_implant(own, piece, skull.voxels, skull.grid.spacing)
+        scores |= {"dsc": found.dsc, "bdsc": found.bdsc, "hd95_mm": found.hd95_mm}
     row = HoleScore(
         site,
         hole_ml,
@@ -209,14 +215,22 @@ def _score(
     return row, implant
 
 
+def filling(implant: np.ndarray, piece: np.ndarray) -> np.ndarray:
+    """The pieces of an implant, connected by faces, that reach into a hole, (X, Y, Z) bool."""
+    labels, _ = ndimage.label(implant)
+    inside = np.unique(labels[piece])
+    return np.isin(labels, inside[inside > 0])
+
+
 def _rim(rim: RimScore) -> dict[str, Any]:
     return asdict(rim)
 
 
 def _line(row: HoleScore) -> str:
     return (
-        f"| {row.site} | {row.hole_ml:.1f} | {row.implant_ml:.1f} | {_number(row.dsc, 3)} | {_number(row.bdsc, 3)} "
-        f"| {_number(row.hd95_mm, 2)} | {_number(row.gap_outer_mm, 2)} / {_number(row.gap_inner_mm, 2)} "
+        f"| {row.site} | {row.hole_ml:.1f} | {row.implant_ml:.1f} | {row.elsewhere_ml:.1f} "
+        f"| {_number(row.dsc, 3)} | {_number(row.bdsc, 3)} | {_number(row.hd95_mm, 2)} "
+        f"| {_number(row.gap_outer_mm, 2)} / {_number(row.gap_inner_mm, 2)} "
         f"| {_number(row.step_outer_mm, 2)} / {_number(row.step_inner_mm, 2)} | {row.status} |"
     )
 

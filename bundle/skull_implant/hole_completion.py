@@ -10,7 +10,14 @@ from scipy import ndimage
 from torch import nn
 
 from bundle.skull_implant.network import SkullCompleter
-from bundle.skull_implant.unrolled_vault import HEIGHTS_MM, STEP_DEG, hole_features, plate_logits
+from bundle.skull_implant.unrolled_vault import (
+    HEIGHTS_MM,
+    LARGEST_LOGIT,
+    SLOPE_PER_MM,
+    STEP_DEG,
+    hole_features,
+    plate_logits,
+)
 from bundle.skull_implant.vault_rays import VaultRays
 
 
@@ -19,31 +26,37 @@ class UnrolledBone:
     """Bone along rays, counted from the expected outer table.
 
     Args:
-        logits: (C, N, N), at :data:`HEIGHTS_MM` above it.
-        outer: (N, N) mm above the fitted vault.
+        plate: (C, N, N), logits of the expected plate at :data:`HEIGHTS_MM` above it.
+        correction: (C, N, N), what the network adds to them.
         rays: of the N x N entries.
     """
 
-    logits: np.ndarray
-    outer: np.ndarray
+    plate: np.ndarray
+    correction: np.ndarray
     rays: VaultRays
 
-    def probability(self, directions: np.ndarray, above_mm: np.ndarray) -> np.ndarray:
-        """Of bone (P,) float32, at points.
+    def logits_at(
+        self, directions: np.ndarray, above_mm: np.ndarray, outer_mm: np.ndarray, inner_mm: np.ndarray
+    ) -> np.ndarray:
+        """Of bone (P,) float32, at points: those of the plate there, corrected.
 
         Args:
             directions: (P, 3), of the points from the vault's center.
             above_mm: (P,), heights above the fitted vault.
+            outer_mm: (P,), expected outer table there.
+            inner_mm: (P,), expected inner table there.
         """
         index, _ = self.rays.plane.plane_index(directions)
-        outer = ndimage.map_coordinates(self.outer, index, order=1, mode="nearest")
-        height = above_mm - outer - HEIGHTS_MM[0]
-        logits = ndimage.map_coordinates(self.logits, [height, *index], order=1, mode="nearest", output=np.float32)
-        return np.asarray(1.0 / (1.0 + np.exp(-logits)))
+        height = above_mm - outer_mm
+        depth = np.minimum(-height, height + np.maximum(outer_mm - inner_mm, 1.0))  # mm inside the plate
+        plate = np.clip(SLOPE_PER_MM * depth, -LARGEST_LOGIT, LARGEST_LOGIT)
+        place = [height - HEIGHTS_MM[0], *index]
+        added = ndimage.map_coordinates(self.correction, place, order=1, mode="nearest", output=np.float32)
+        return np.asarray(plate + added)
 
     def expected_dsc(self, in_hole: np.ndarray) -> float:
         """DSC that the probabilities promise on rays (N, N) bool, if they are true; NaN where there are no rays."""
-        logits = self.logits[:, in_hole]
+        logits = (self.plate + self.correction)[:, in_hole]
         probability, solid = 1.0 / (1.0 + np.exp(-logits)), logits > 0
         total = float(probability.sum() + solid.sum())
         return 2.0 * float(probability[solid].sum()) / total if total else float("nan")
@@ -97,6 +110,6 @@ class HoleCompletion:
             torch.stack([each, each.flip(axis)]) for each, axis in ((profiles, 0), (expected, 1), (seen, 0))
         )
         features = hole_features(profiles, expected, seen, mean, own)
-        logits = plate_logits(expected) + self.network(features).float()
-        logits = (logits[0] + logits[1].flip(1)) / 2
-        return UnrolledBone(logits.cpu().numpy(), expected[0, 0].cpu().numpy(), own)
+        added = self.network(features).float()
+        added = (added[0] + added[1].flip(1)) / 2
+        return UnrolledBone(plate_logits(expected)[0].cpu().numpy(), added.cpu().numpy(), own)

@@ -134,7 +134,7 @@ def _draw_slice(
     across = (np.arange(pixels[0]) - (pixels[0] - 1) / 2) * pixel_mm
     along = (np.arange(pixels[1]) - (pixels[1] - 1) / 2) * pixel_mm
     points = center + across[None, :, None] * np.array(right) + along[:, None, None] * np.array(down)
-    bone, part = (_sample(mask, points)[..., None] for mask in (skull, implant))
+    bone, part = (sample_slice(mask, points)[..., None] for mask in (skull, implant))
     image = bone * np.array(colors[0]) * 0.92
     image = image * (1 - part) + part * np.array(colors[1])
     axes.imshow(np.clip(image, 0, 1), interpolation="bilinear")
@@ -159,7 +159,7 @@ def _slice_box(scene: Scene, normal: int, focus: np.ndarray) -> tuple[np.ndarray
     return low, high
 
 
-def _sample(mask: Volume, points: np.ndarray) -> np.ndarray:
+def sample_slice(mask: Volume, points: np.ndarray) -> np.ndarray:
     """A mask at LPS points (H, W, 3), from 0 to 1 within a third of a voxel at its rim, 0 outside the image."""
     index = points @ mask.grid.inverse_affine[:3, :3].T + mask.grid.inverse_affine[:3, 3]
     plain = mask.voxels.dtype == np.uint8 and mask.voxels.max() <= 1  # the usual case, without a copy

@@ -163,7 +163,8 @@ class RimFit:
             learned = self.holes(bone, decoded + errors, measured, rays)
             over = ndimage.map_coordinates(in_hole.astype(np.float32), index[:, near], order=1, mode="nearest") > 0.5
             there = near[over]
-            said = learned.probability(points[there], above[over])
+            tables = (each[over] for each in (above, outer + outer_error, inner + inner_error))
+            said = 1.0 / (1.0 + np.exp(-learned.logits_at(points[there], *tables)))
             result[there] += self.learned_share * (said - result[there])
             nearest = learned.rays.nearest_in(rays)
             expected_dsc = learned.expected_dsc(in_hole[nearest][:, nearest])

@@ -1,0 +1,49 @@
+"""Cranial or facial by the shape of what is missing, with a completer whose decoder always gives the whole head."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+
+from bundle.skull_implant.canonical_grid import CanonicalBox
+from bundle.skull_implant.defect_class import class_by_shape
+from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
+from tests.made_up_skulls import ball, egg_template, pose, shell
+
+BOX = CanonicalBox((44, 56, 40))
+POINTS = BOX.coordinates().numpy()
+WHOLE = shell(POINTS, pose(), egg_template(), wall_mm=8.0)
+
+
+def _class_of(gone: Any) -> str | None:
+    """The class of the made-up head without what is gone, for a completer that knows the whole head."""
+    whole = torch.from_numpy(WHOLE).float()[None, None]
+    network = SimpleNamespace(
+        box=BOX,
+        template=egg_template(),
+        decode=lambda code: whole.expand(len(code), -1, -1, -1, -1),
+        step=lambda code, kind: torch.zeros_like(code),
+    )
+    image = torch.from_numpy(WHOLE & ~gone).float()[None, None]
+    index = int(class_by_shape(cast(SkullCompleter, network), torch.zeros(1, 3), image)[0])
+    return DEFECT_CLASSES[index] if index >= 0 else None
+
+
+def test_bone_in_front_of_what_is_missing_makes_it_a_hole_of_the_vault() -> None:
+    front = float(POINTS[1][WHOLE].max())
+    assert _class_of(ball(POINTS, (0.0, front, -60.0), 25.0)) == "cranial"
+    assert _class_of(ball(POINTS, (60.0, 0.0, -40.0), 30.0)) == "cranial"
+    assert _class_of(ball(POINTS, (0.0, -60.0, -20.0), 30.0)) == "cranial"
+
+
+def test_a_front_that_is_gone_is_a_facial_defect() -> None:
+    front = float(POINTS[1][WHOLE].max())
+    slab = (POINTS[1] > front - 44.0) & (abs(POINTS[0]) < 40.0)
+    assert _class_of(slab) == "facial"
+    assert _class_of((POINTS[1] > front - 44.0) & (POINTS[0] > 10.0)) == "facial"
+
+
+def test_a_whole_head_decides_nothing() -> None:
+    assert _class_of(WHOLE & False) is None
