@@ -25,7 +25,7 @@ from bundle.skull_implant.reading import Case
 from bundle.skull_implant.rim_metrics import RimScore
 from bundle.skull_implant.scene import Color, Scene
 from bundle.skull_implant.score_table import Score, read_scores
-from bundle.skull_implant.scoring_protocol import PersonJob, Protocol, person_jobs
+from bundle.skull_implant.scoring_protocol import ModelSettings, PersonJob, Protocol, person_jobs
 from bundle.skull_implant.surface_view import render_surface
 from bundle.skull_implant.volume import Volume
 
@@ -258,7 +258,7 @@ def _jobs(
     """The evaluation's jobs by person, from what its rows tell of its protocol."""
     persons = {score.person for score in scores}
     sites = {person: {s.site for s in scores if (s.person, s.defect) == (person, "varied")} for person in persons}
-    method = {"model": (model_file, 1.0, 0, False)}
+    method: dict[str, ModelSettings] = {"model": (model_file, 1.0, 0, False)}
     count = max(map(len, sites.values()))
     protocol = Protocol(method, dataset_dir, varied_holes=count, persons={part: len(persons)}, seed=seed)
     jobs = {job.source.name: job for job in person_jobs(protocol, {s.name: s for s in find_sources(source)})}

@@ -48,8 +48,9 @@ class RimFit:
     Args:
         tables: shape model of the vault's tables; None for the decoder alone.
         holes: hole network; None for the decoder and the shape model alone.
-        learned_share: of the hole network's say where rays meet no bone.
-        learned_deg: polar angle down to which it has one.
+        learned_share: of the hole network's say where rays meet no bone, at the brow and the temples. There a vault is
+            no pair of smooth tables. Further up and at the back it is, and the network made it worse (validation).
+        learned_deg: polar angles from and down to which it has one.
         rays: along which the vault is measured.
         match_mm: a larger distance between expected and real table is no error but a hole, a strap or another bone.
         rim_deg: bone nearer to missing bone is not measured, because its edge may be beveled.
@@ -66,7 +67,7 @@ class RimFit:
     tables: TableModel | None = None
     holes: HoleCompletion | None = None
     learned_share: float = 0.5
-    learned_deg: float = 117.0
+    learned_deg: tuple[float, float] = (50.0, 117.0)
     rays: VaultRays = field(default_factory=VaultRays)
     match_mm: float = 5.0
     rim_deg: float = 1.5
@@ -161,11 +162,12 @@ class RimFit:
         expected_dsc = float("nan")
         if self.holes is not None:
             learned = self.holes(bone, decoded + errors, measured, rays)
-            over = ndimage.map_coordinates(in_hole.astype(np.float32), index[:, near], order=1, mode="nearest") > 0.5
+            shares = ndimage.map_coordinates(self._learned(in_hole), index[:, near], order=1, mode="nearest")
+            over = shares > 0.0
             there = near[over]
             tables = (each[over] for each in (above, outer + outer_error, inner + inner_error))
             said = 1.0 / (1.0 + np.exp(-learned.logits_at(points[there], *tables)))
-            result[there] += self.learned_share * (said - result[there])
+            result[there] += shares[over] * (said - result[there])
             nearest = learned.rays.nearest_in(rays)
             expected_dsc = learned.expected_dsc(in_hole[nearest][:, nearest])
         return result.reshape(fine.spatial_size), expected_dsc
@@ -205,7 +207,13 @@ class RimFit:
         cells = round(self.doubt_deg / self.rays.step_deg)
         solid = bare & ~np.isnan(decoded[0])
         around = ndimage.binary_dilation(solid, ndimage.generate_binary_structure(2, 2), iterations=cells)
-        return np.asarray(bare & around & (self.rays.polar_deg < self.learned_deg))
+        return np.asarray(bare & around & (self.rays.polar_deg < self.learned_deg[1]))
+
+    def _learned(self, in_hole: np.ndarray) -> np.ndarray:
+        """Share (N, N) float32 of the hole network's say on each ray."""
+        low = np.clip((self.rays.polar_deg - self.learned_deg[0]) / 20.0, 0.0, 1.0)
+        front = np.clip(1.0 + 4.0 * self.rays.plane.directions()[..., 1], 0.0, 1.0)  # 0 from 14 degrees behind the ears
+        return np.asarray(self.learned_share * low * front * in_hole, np.float32)
 
     def _bridged(
         self, bare: np.ndarray, decoded: np.ndarray, usual: np.ndarray | None
