@@ -14,6 +14,7 @@ from bundle.skull_implant.score_table import (
     Score,
     SiteScore,
     SkullScore,
+    calibration_table,
     implant_table,
     read_scores,
     read_skull_scores,
@@ -174,3 +175,22 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match=r"must have the columns part, person, .*, got part, dice; run evaluating"):
         read_scores(tmp_path / "scores.csv")
+
+
+def test_trusted_are_cranial_implants_of_which_enough_is_expected() -> None:
+    sure = replace(GOOD, expected_dsc=0.9)
+    cases = [
+        sure,
+        replace(sure, dsc=0.7),  # trusted wrongly
+        replace(sure, expected_dsc=0.8),  # doubted wrongly
+        replace(sure, dsc=0.5, expected_dsc=0.8),
+        replace(sure, dsc=0.0, failed=True, expected_dsc=np.nan),
+        replace(sure, defect="facial", defect_class="facial", expected_dsc=np.nan),
+        replace(NONE, expected_dsc=0.9),  # an undamaged skull is no defect
+        replace(GOOD, method="nearest skull"),  # expects nothing
+    ]
+
+    (row,) = _rows(calibration_table(cases, minimum_expected_dsc=0.85))
+
+    assert row == ["validation", "VAE", "6", "2", "1", "0.700", "4", "2"]
+    assert calibration_table([GOOD], minimum_expected_dsc=0.85) == ""

@@ -25,10 +25,12 @@ from bundle.skull_implant.native_defects import native_pieces, planned_pieces
 from bundle.skull_implant.network import DEFECT_CLASSES
 from bundle.skull_implant.peak_memory import measured
 from bundle.skull_implant.preparing import find_sources
+from bundle.skull_implant.report import ReviewRules
 from bundle.skull_implant.rim_metrics import RimScore, rim_gap_and_step
 from bundle.skull_implant.score_table import (
     Score,
     SkullScore,
+    calibration_table,
     implant_table,
     read_scores,
     read_skull_scores,
@@ -118,6 +120,8 @@ def _tables(implants: list[Score], skulls: list[SkullScore]) -> str:
     tables = [implant_table(implants)]
     if sites := site_scores(implants):
         tables.append(site_table(sites))
+    if calibration := calibration_table(implants, ReviewRules().minimum_expected_dsc):
+        tables.append(calibration)
     if skulls:
         tables.append(skull_table(skulls))
     return "\n\n".join(tables)

@@ -164,6 +164,10 @@ def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -
             f"{rules.minimum_class_probability}",
         ),
         (
+            kind == "facial" and implant["volume_ml"] > 0,
+            "a facial implant is coarse, because a face holds more detail than the model's code; see that it will do",
+        ),
+        (
             data.get("expected_dsc", np.nan) < rules.minimum_expected_dsc,
             f"the implant is expected to overlap the missing bone by DSC {data.get('expected_dsc', np.nan):.2f}, "
             f"less than {rules.minimum_expected_dsc}",

@@ -217,6 +217,41 @@ def site_table(scores: Sequence[SiteScore]) -> str:
     return "\n".join(lines)
 
 
+def calibration_table(scores: Sequence[Score], minimum_expected_dsc: float, good_dsc: float = 0.8) -> str:
+    """Markdown: how many implants a method trusts, and how many of them are worse than it should be; "" if none does.
+
+    Trusted is a cranial implant whose expected DSC is high enough; of facial ones none, as in the report's status.
+
+    Args:
+        scores: of which the undamaged skulls do not count.
+        minimum_expected_dsc: of a trusted implant.
+        good_dsc: below is worse than a trusted implant should be.
+    """
+    lines = [
+        f"| persons | method | defects | ok | of them below DSC {good_dsc:g} | lowest DSC of ok | review "
+        f"| of them from DSC {good_dsc:g} |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    whole = [score for score in scores if score.defect != "none"]
+    methods = list(dict.fromkeys(score.method for score in whole if np.isfinite(score.expected_dsc)))
+    for part, method in dict.fromkeys((score.part, score.method) for score in whole if score.method in methods):
+        group = [score for score in whole if (score.part, score.method) == (part, method)]
+        trusted = [
+            score.dsc
+            for score in group
+            if score.defect_class == "cranial" and not score.failed and score.expected_dsc >= minimum_expected_dsc
+        ]
+        others = len(group) - len(trusted)
+        good = sum(score.dsc >= good_dsc for score in group)
+        kept = sum(dsc >= good_dsc for dsc in trusted)
+        lowest = f"{min(trusted):.3f}" if trusted else "-"
+        lines.append(
+            f"| {part} | {method} | {len(group)} | {len(trusted)} | {len(trusted) - kept} | {lowest} "
+            f"| {others} | {good - kept} |"
+        )
+    return "\n".join(lines) if methods else ""
+
+
 def skull_table(scores: Sequence[SkullScore]) -> str:
     """Markdown: the method paper's Table 1, a row for each method and part, a column for each task.
 
