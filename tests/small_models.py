@@ -11,9 +11,10 @@ from bundle.skull_implant.canonical_grid import CanonicalBox
 from bundle.skull_implant.dataset_folder import DatasetFolder, write_datalist, write_skull
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.vault_template import VaultTemplate
-from tests.made_up_skulls import egg_template, pose, shell
+from tests.made_up_skulls import ball, egg_template, pose, shell
 
 BOX = CanonicalBox((16, 24, 16))
+VAULT_BOX = CanonicalBox((88, 112, 80))  # fine enough for tables
 
 
 def small_network(seed: int = 0) -> SkullCompleter:
@@ -55,6 +56,18 @@ def small_dataset(folder: Path, training: int = 4, defective: int = 0) -> Datase
         lists[part].append(entry)
     write_datalist(folder, lists, BOX, template)
     return DatasetFolder(folder)
+
+
+def vault_dataset(folder: Path) -> None:
+    """Three prepared vaults of different thickness, and one with a guessed piece."""
+    points, egg, head = VAULT_BOX.coordinates().numpy(), egg_template(), pose()
+    training = [
+        write_skull(folder, f"wall_{wall:g}", shell(points, head, egg, wall_mm=wall), None, head)
+        for wall in (6.0, 8.0, 10.0)
+    ]
+    whole = shell(points, head, egg, wall_mm=8.0)
+    guessed = [write_skull(folder, "guessed", whole, whole & ball(points, (40.0, 10.0, -25.0), 25.0), head)]
+    write_datalist(folder, {"training": training, "validation": [], "defective": guessed}, VAULT_BOX, egg)
 
 
 def as_numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bundle.skull_implant.canonical_grid import CanonicalBox
-from bundle.skull_implant.dataset_folder import DatasetFolder, write_datalist, write_skull
+from bundle.skull_implant.dataset_folder import DatasetFolder
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.table_model import (
     TableModel,
@@ -19,11 +18,9 @@ from bundle.skull_implant.table_model import (
     principal_tables,
 )
 from bundle.skull_implant.vault_rays import VaultRays
-from tests.made_up_skulls import ball, egg_template, pose, shell
+from tests.small_models import VAULT_BOX, vault_dataset
 
 MODEL_RAYS = VaultRays(3.0)
-EGG = egg_template()
-BOX = CanonicalBox((88, 112, 80))
 
 
 def _maps(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -84,24 +81,14 @@ def test_gaps_are_filled_with_the_nearest_entry() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three vaults of different thickness, and one with a guessed piece."""
     path = tmp_path_factory.mktemp("dataset")
-    points = BOX.coordinates().numpy()
-    head = pose()
-    training = [
-        write_skull(path, f"wall_{wall:g}", shell(points, head, EGG, wall_mm=wall), None, head)
-        for wall in (6.0, 8.0, 10.0)
-    ]
-    whole = shell(points, head, EGG, wall_mm=8.0)
-    piece = whole & ball(points, (40.0, 10.0, -25.0), 25.0)
-    guessed = [write_skull(path, "guessed", whole, piece, head)]
-    write_datalist(path, {"training": training, "validation": [], "defective": guessed}, BOX, EGG)
+    vault_dataset(path)
     return path
 
 
 def test_what_was_guessed_is_not_measured(folder: Path) -> None:
     dataset = DatasetFolder(folder)
-    (skull,) = dataset.skulls("defective", BOX.spatial_size)
+    (skull,) = dataset.skulls("defective", VAULT_BOX.spatial_size)
 
     taken_as_true, masked = (measured_tables(skull, dataset, MODEL_RAYS, guessed=flag) for flag in (False, True))
 

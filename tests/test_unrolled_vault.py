@@ -22,7 +22,7 @@ from bundle.skull_implant.unrolled_vault import (
     plate_logits,
     relative_profiles,
 )
-from tests.small_models import small_dataset
+from tests.small_models import vault_dataset
 
 SIZE = RAYS.shape[0]
 VERTEX = SIZE // 2
@@ -82,7 +82,7 @@ def test_values_are_carried_on_smoothly() -> None:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("dataset")
-    small_dataset(path, training=5, defective=1)
+    vault_dataset(path)
     return path
 
 
@@ -92,7 +92,7 @@ def skulls(dataset: Path) -> UnrolledSkulls:
 
 
 def test_no_shape_model_has_seen_the_skull_that_it_is_for(skulls: UnrolledSkulls) -> None:
-    odd = np.stack([skulls.skulls[number]["tables"] for number in (1, 3, 5)])
+    odd = np.stack([skulls.skulls[number]["tables"] for number in (1, 3)])
     whole = np.isfinite(odd).all(axis=(0, 1))
     expected = np.concatenate([odd, odd[:, :, ::-1]]).mean(0)
     both = whole & whole[::-1]
@@ -102,13 +102,13 @@ def test_no_shape_model_has_seen_the_skull_that_it_is_for(skulls: UnrolledSkulls
 
 
 def test_what_was_guessed_is_cut_and_never_asked_for(skulls: UnrolledSkulls) -> None:
-    guessed = skulls.skulls[5]["guessed"]
+    guessed = skulls.skulls[3]["guessed"]
     assert guessed.any()
-    hole = skulls.cut(5, np.ones(RAYS.shape, bool))
+    hole = skulls.cut(3, np.ones(RAYS.shape, bool))
     assert not (hole["asked"] & guessed).any()
     assert hole["asked"].any()
     assert not skulls.skulls[0]["guessed"].any()
-    assert skulls.cut(5, np.zeros(RAYS.shape, bool))["cut"][guessed].all()
+    assert skulls.cut(3, np.zeros(RAYS.shape, bool))["cut"][guessed].all()
 
 
 def test_no_bone_of_a_hole_is_shown(skulls: UnrolledSkulls) -> None:
@@ -143,7 +143,7 @@ def test_it_learns(skulls: UnrolledSkulls) -> None:
     engine = Engine(lambda *_: None)
     engine.network, engine.optimizer = network, torch.optim.AdamW(network.parameters(), 3e-3)
     engine.state.device = torch.device("cpu")
-    losses = [float(HoleStep()(engine, batch)["dice"]) for _ in range(30)]
+    losses = [float(HoleStep()(engine, batch)["dice"]) for _ in range(40)]
     print(f"Dice term {losses[0]:.3f} to {losses[-1]:.3f}")
     assert losses[-1] < 0.7 * losses[0]
 
