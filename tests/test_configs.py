@@ -165,7 +165,14 @@ def test_an_overlay_names_only_keys_of_train_yaml_or_reads_its_own(name: str) ->
     own = {key: value for key, value in overlay.items() if not names_a_key(key, base)}
 
     assert unread_keys(own, references(overlay)) == []
-    if not overlay.keys() & {"evaluating", "finetuning", "site_finetuning", "comparing", "training_unet"}:
+    if not overlay.keys() & {
+        "evaluating",
+        "finetuning",
+        "site_finetuning",
+        "comparing",
+        "training_unet",
+        "hole_training",
+    }:
         assert own == {}
     merged = {**base, **overlay}
     assert [each for each in references(merged) if not names_a_key(each, merged)] == []

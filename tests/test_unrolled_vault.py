@@ -9,8 +9,16 @@ import pytest
 import torch
 from ignite.engine import Engine
 
+from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.hole_completion import HoleCompletion, UnrolledBone
-from bundle.skull_implant.hole_training import RAYS, HeldOutHoles, HoleBatches, HoleStep, UnrolledSkulls
+from bundle.skull_implant.hole_training import (
+    RAYS,
+    HeldOutHoles,
+    HoleBatches,
+    HoleStep,
+    UnrolledSkulls,
+    held_out_skulls,
+)
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.table_model import TableModel, fit_table_model
 from bundle.skull_implant.unrolled_vault import (
@@ -22,7 +30,8 @@ from bundle.skull_implant.unrolled_vault import (
     plate_logits,
     relative_profiles,
 )
-from tests.small_models import vault_dataset
+from tests.end_to_end import run_module
+from tests.small_models import small_dataset, small_network, vault_dataset
 
 SIZE = RAYS.shape[0]
 VERTEX = SIZE // 2
@@ -88,7 +97,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def skulls(dataset: Path) -> UnrolledSkulls:
-    return UnrolledSkulls(str(dataset), ["training", "defective"], folds=2, modes=2)
+    return UnrolledSkulls(str(dataset), defective=True, folds=2, modes=2)
 
 
 def test_no_shape_model_has_seen_the_skull_that_it_is_for(skulls: UnrolledSkulls) -> None:
@@ -219,3 +228,36 @@ def test_a_completer_carries_the_network_through_its_file(dataset: Path, tmp_pat
     assert loaded.hole_network is not None
     assert (loaded.hole_network.final_conv.bias == 3.0).all()
     assert loaded.start_hole_network() is loaded.hole_network
+
+
+@pytest.mark.slow
+def test_the_workflow_adds_a_network_to_a_model(tmp_path: Path) -> None:
+    small_dataset(tmp_path / "dataset", training=3)
+    network = small_network()
+    fit_table_model(network, str(tmp_path / "dataset"), modes=1)
+    torch.save(network.state_dict(), tmp_path / "start.pt")
+
+    words = {
+        "config_file": "['configs/train.yaml','configs/compact.yaml','configs/holes.yaml']",
+        "start_model": str(tmp_path / "start.pt"),
+        "dataset_dir": str(tmp_path / "dataset"),
+        "output_dir": str(tmp_path / "run"),
+        "hole_epochs": "1",
+        "holes_per_skull": "1",
+        "defective_skulls": "False",
+        "tensorboard": "False",
+    }
+    done = run_module(
+        "monai.bundle", "run", "hole_training", *(word for key in words for word in (f"--{key}", words[key]))
+    )
+
+    assert done.returncode == 0, done.stderr
+    trained = SkullCompleter.from_file(tmp_path / "run" / "model.pt")
+    assert trained.hole_network is not None
+    assert torch.equal(trained.state_dict()["latent_mean"], network.latent_mean)
+    assert (tmp_path / "run" / "holes.csv").read_text().count("\n") == 2
+
+
+def test_a_model_without_a_shape_model_is_refused(dataset: Path) -> None:
+    with pytest.raises(InputError, match="must hold a shape model"):
+        held_out_skulls(str(dataset), small_network())

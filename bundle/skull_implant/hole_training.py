@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional
 from bundle.skull_implant.datalist import open_dataset
 from bundle.skull_implant.dataset_folder import DatasetFolder, PreparedSkull
 from bundle.skull_implant.defects import CRANIAL_SITES, draw_cranial_hole
+from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.table_model import (
     TableModel,
@@ -48,7 +49,8 @@ class UnrolledSkulls:
 
     Args:
         dataset_dir: what `scripts.prepare` wrote, or a MONAI datalist.
-        parts: of the dataset; what fills a skull's hole in the part "defective" is a guess and never a target.
+        part: "training" or "validation".
+        defective: also the skulls that have a hole of their own; what fills it is a guess and never a target.
         folds: number of them.
         modes: principal components.
         model: of other skulls, such as a completer's for validation skulls; then there are no folds.
@@ -57,16 +59,17 @@ class UnrolledSkulls:
     def __init__(
         self,
         dataset_dir: str,
-        parts: Sequence[str],
+        part: str = "training",
+        defective: bool = False,
         folds: int = 5,
         modes: int = 30,
         model: TableModel | None = None,
     ) -> None:
         folder = open_dataset(dataset_dir)
         self.skulls = [
-            _unroll(skull, folder, guessed=part == "defective")
-            for part in parts
-            for skull in folder.skulls(part, folder.box.spatial_size)
+            _unroll(skull, folder, guessed=each == "defective")
+            for each in ([part, "defective"] if defective else [part])
+            for skull in folder.skulls(each, folder.box.spatial_size)
         ]
         self.official = [skull["official"] for skull in self.skulls if skull["official"].any()]
         numbers = np.arange(len(self.skulls))
@@ -269,8 +272,18 @@ class HeldOutHoles:
 
 
 def held_out_skulls(dataset_dir: str, network: SkullCompleter) -> UnrolledSkulls:
-    """Validation skulls with the completer's own shape model."""
-    return UnrolledSkulls(dataset_dir, ["validation"], model=TableModel.of(network))
+    """Validation skulls with the completer's own shape model.
+
+    Raises:
+        InputError: it has none.
+    """
+    model = TableModel.of(network)
+    if model is None:
+        raise InputError(
+            "start_model must hold a shape model of the vault's tables, has none; "
+            "`run table_fitting` of finetune.yaml adds it"
+        )
+    return UnrolledSkulls(dataset_dir, "validation", model=model)
 
 
 _INPUTS = ("features", "expected", "truth", "asked")
