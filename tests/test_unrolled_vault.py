@@ -251,7 +251,7 @@ def test_the_workflow_adds_a_network_to_a_model(tmp_path: Path) -> None:
         "monai.bundle", "run", "hole_training", *(word for key in words for word in (f"--{key}", words[key]))
     )
 
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.stderr
     trained = SkullCompleter.from_file(tmp_path / "run" / "model.pt")
     assert trained.hole_network is not None
     assert torch.equal(trained.state_dict()["latent_mean"], network.latent_mean)
