@@ -45,7 +45,8 @@ def _in_hole(probability: np.ndarray, hole: np.ndarray) -> float:
 
 
 def _refined(decoded: np.ndarray, bone: np.ndarray, fit: RimFit | None = None) -> np.ndarray:
-    return (fit or RimFit())(decoded, bone, HEAD, COARSE, FINE, EGG)
+    corrected, _ = (fit or RimFit()).correct(decoded, bone, HEAD, COARSE, FINE, EGG)
+    return corrected
 
 
 @pytest.mark.parametrize(
