@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox
+from bundle.skull_implant.hole_completion import HoleCompletion, UnrolledBone
 from bundle.skull_implant.metrics import dice
 from bundle.skull_implant.rim_fit import RimFit
 from bundle.skull_implant.table_model import TableModel
+from bundle.skull_implant.unrolled_vault import HEIGHTS_MM
 from bundle.skull_implant.vault_rays import VaultRays
 from tests.made_up_skulls import ball, egg_template, pose, shell
 
@@ -165,3 +170,31 @@ def test_a_wall_that_rays_graze_hardly_counts(bone: tuple[np.ndarray, np.ndarray
 
     print(f"in the hole: DSC {trusted:.3f} with the wall trusted, {robust:.3f} robust")
     assert robust > trusted + 0.01
+
+
+class _Eraser:
+    """A hole network that is sure of no bone anywhere."""
+
+    def __call__(self, bone: np.ndarray, tables: np.ndarray, measured: np.ndarray, rays: VaultRays) -> UnrolledBone:
+        size = (len(HEIGHTS_MM), *rays.shape)
+        return UnrolledBone(np.full(size, 5.0, np.float32), np.full(size, -50.0, np.float32), rays)
+
+
+@pytest.mark.parametrize(("place", "has_a_say"), [((0.0, 78.0, -65.0), True), ((0.0, -40.0, -15.0), False)])
+def test_the_hole_network_has_a_say_at_the_brow_alone(place: tuple[float, float, float], has_a_say: bool) -> None:
+    hole = ball(FINE.coordinates().numpy(), place, 25.0)
+    share = np.where(hole, 0.0, _share(HEAD, FINE)).astype(np.float32)
+    holes = cast(HoleCompletion, _Eraser())
+
+    without, erased = (
+        _refined(_share(HEAD, COARSE), share, RimFit(holes=network, learned_share=1.0)) for network in (None, holes)
+    )
+
+    left = np.count_nonzero(hole & (erased > 0.5)) / np.count_nonzero(hole & (without > 0.5))
+    print(f"{left:.2f} of the bone in the hole is left")
+    assert (left < 0.5) == has_a_say
+    assert left == 1.0 or has_a_say
+    np.testing.assert_array_equal(
+        erased[(share > 0.5) & ~ndimage.binary_dilation(hole, iterations=3)],
+        without[(share > 0.5) & ~ndimage.binary_dilation(hole, iterations=3)],
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from bundle.skull_implant.canonical_grid import CanonicalBox
 from bundle.skull_implant.vault_rays import VaultRays
@@ -43,3 +44,16 @@ def test_a_ray_that_meets_no_bone_has_no_tables() -> None:
 
     assert np.isnan(tables[:, RAYS.polar_deg < 12.0]).all()
     assert np.isfinite(tables[:, (RAYS.polar_deg > 40.0) & (RAYS.polar_deg < 90.0)]).all()
+
+
+@pytest.mark.parametrize(("film_mm", "gap_mm", "outer_mm"), [(1.0, 3.0, 0.0), (3.0, 3.0, 6.0), (1.0, 0.0, 1.0)])
+def test_a_film_outside_of_the_bone_is_no_outer_table(film_mm: float, gap_mm: float, outer_mm: float) -> None:
+    rays = VaultRays(6.0)
+    height = rays.heights_mm
+    film = (height > gap_mm) & (height <= gap_mm + film_mm)
+    profile = ((height > -6.0) & (height <= 0.0)) | film
+
+    outer, inner = rays.tables(np.tile(profile.astype(np.float32), (np.prod(rays.shape), 1)))
+
+    np.testing.assert_allclose(outer, outer_mm, atol=rays.step_mm)
+    np.testing.assert_allclose(inner, gap_mm if film_mm > 2.0 else -6.0, atol=rays.step_mm)

@@ -33,7 +33,7 @@ class CandidateRules:
 
     Args:
         deviations: standard deviations from the recommended plate to its limits, between which nine of ten true plates
-            should lie; of 48 holes in 16 validation skulls, 41 had the true thickness and 41 the true bulge there.
+            should lie.
         gamma_steps: added to the chosen gamma.
         alike_dsc: an implant that overlaps an earlier one more is no choice and left out.
         attempts: proposals are made up to so many times what was asked for.

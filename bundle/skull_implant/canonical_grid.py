@@ -40,6 +40,17 @@ class CanonicalBox:
         affine[:3, 3] = corner + self.spacing_mm / 2
         return affine
 
+    def finer(self, largest_mm: float) -> CanonicalBox:
+        """The same box with twice the voxels along each axis whose voxels are larger than this.
+
+        An axis that is fine already stays as it is: a doubled grid of the paper's size would take 8 GB.
+        """
+        x, y, z = (
+            2 * count if spacing > largest_mm else count
+            for count, spacing in zip(self.spatial_size, self.spacing_mm, strict=True)
+        )
+        return CanonicalBox((x, y, z), self.size_mm, self.top_mm)
+
     def coordinates(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """Canonical RAS mm of every voxel center, (3, X, Y, Z) float32."""
         axes = [

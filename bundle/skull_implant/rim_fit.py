@@ -96,12 +96,7 @@ class RimFit:
             box: the network's canonical box.
             template: mean vault.
         """
-        # An axis that is fine already stays as it is: a doubled grid of the paper's size would take 8 GB.
-        x, y, z = (
-            2 * count if spacing > self.fine_mm else count
-            for count, spacing in zip(box.spatial_size, box.spacing_mm, strict=True)
-        )
-        fine = CanonicalBox((x, y, z), box.size_mm, box.top_mm)
+        fine = box.finer(self.fine_mm)
         bone = to_canonical(skull, frame, fine)
         corrected, expected_dsc = self.correct(probability, bone, frame, box, fine, template)
         return Refined(corrected, bone, fine, expected_dsc)

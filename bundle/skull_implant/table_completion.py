@@ -34,11 +34,7 @@ class TableCompletion:
 
     def fine_box(self, box: CanonicalBox) -> CanonicalBox:
         """A canonical box of twice the voxels along coarse axes."""
-        x, y, z = (
-            2 * count if spacing > self.fine_mm else count
-            for count, spacing in zip(box.spatial_size, box.spacing_mm, strict=True)
-        )
-        return CanonicalBox((x, y, z), box.size_mm, box.top_mm)
+        return box.finer(self.fine_mm)
 
     def __call__(
         self, bone: np.ndarray, frame: CanonicalFrame, box: CanonicalBox, template: VaultTemplate
