@@ -25,6 +25,7 @@ from tests.end_to_end import (
     SMOKE,
     Outcome,
     contents,
+    run_module,
 )
 
 
@@ -251,3 +252,27 @@ def test_finetuning_changes_the_decoder_and_the_statistics_of_a_model_alone(
     assert not any(name.startswith("latent") for name in changed)
     assert SkullCompleter.from_file(tmp_path / "model.pt").box.spatial_size == (32, 32, 32)
     assert not (tmp_path / "stage1.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("overlay", "entry", "words", "message"),
+    [
+        ("compact", "training", (), "nowhere: dataset_dir must hold a dataset.json; run `python -m scripts.prepare"),
+        ("finetune", "finetuning", (), "nowhere: dataset_dir must hold a dataset.json"),
+        ("facial", "facial_training", ("--start_model", "no.pt"), "no.pt: model_file must exist"),
+        ("holes", "hole_training", ("--start_model", "no.pt"), "no.pt: model_file must exist"),
+    ],
+)
+def test_what_a_training_lacks_is_said_in_one_line_before_any_work(
+    tiny_dataset: Path, tmp_path: Path, overlay: str, entry: str, words: tuple[str, ...], message: str
+) -> None:
+    config = f"['configs/train.yaml','configs/compact.yaml','configs/{overlay}.yaml']"
+    dataset = str(tiny_dataset) if words else "nowhere"
+    paths = ("--dataset_dir", dataset, "--output_dir", str(tmp_path / "run"))
+
+    done = run_module("monai.bundle", "run", entry, "--config_file", config, *paths, *words)
+
+    assert done.status == 1
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -102,6 +102,15 @@ def open_dataset(dataset_dir: str | Path) -> DatasetFolder:
     return DatasetFolder(prepare_datalist(path) if path.is_file() else path)
 
 
+def check_dataset(dataset_dir: str | Path) -> None:
+    """Raise InputError where :func:`open_dataset` finds neither, without preparing anything."""
+    path = Path(dataset_dir)
+    if path.is_file():
+        read_datalist(path)
+    else:
+        DatasetFolder(path)
+
+
 def prepare_datalist(path: Path, spatial_size: tuple[int, int, int] = (256, 256, 128)) -> Path:
     """The folder of a datalist's prepared skulls, made if it is not there; of several processes by the first one.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
@@ -49,3 +51,15 @@ def as_input_error(error: BaseException) -> InputError | None:
                 f"OUTPUT_DIR must have room and allow writing, got: {each.strerror}; free space or name another folder"
             )
     return None
+
+
+def exit_if_refused(check: Callable[..., Any], *arguments: Any) -> None:
+    """One line on stderr and exit status 1, before any work, where a check raises an InputError.
+
+    For the run lists of configs: what MONAI raises from a component is a traceback of many lines.
+    """
+    try:
+        check(*arguments)
+    except InputError as error:
+        print(str(error), file=sys.stderr)
+        sys.exit(1)

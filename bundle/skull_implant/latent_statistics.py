@@ -162,6 +162,11 @@ def fit_step(
     return slope, 1.0 - errors[best] / max(float(np.square(steps).sum()), 1e-12)
 
 
+def check_completer(model_file: str | Path) -> None:
+    """Raise InputError where a file is no completer."""
+    SkullCompleter.from_file(model_file)
+
+
 def save_completer(network: nn.Module, model_file: str | Path) -> None:
     """Write a network's plain state dict, whole or not at all; of several processes the first one.
 

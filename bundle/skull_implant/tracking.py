@@ -9,7 +9,6 @@ only one of the two stages; :class:`Tracker` stands in for it.
 from __future__ import annotations
 
 import importlib.util
-import sys
 from pathlib import Path
 
 from ignite.engine import Engine, Events
@@ -73,18 +72,14 @@ def wants_mlflow(save_execute_config: bool | str | None) -> bool:
     return save_execute_config is not True
 
 
-def exit_if_untrackable(save_execute_config: bool | str | None) -> None:
-    """One line on stderr and exit status 1, before any work, where MLflow is wanted and not installed."""
-    try:
-        if wants_mlflow(save_execute_config):
-            check_mlflow()
-    except InputError as error:
-        print(str(error), file=sys.stderr)
-        sys.exit(1)
+def check_tracking(save_execute_config: bool | str | None) -> None:
+    """Raise InputError where MLflow, which is optional, is wanted and not installed."""
+    if wants_mlflow(save_execute_config):
+        check_mlflow()
 
 
 def check_mlflow() -> None:
-    """Raise InputError if MLflow, which is optional, is not installed."""
+    """Raise InputError if MLflow is not installed."""
     if importlib.util.find_spec("mlflow") is None:
         raise InputError(
             "tracking with mlflow must find the package mlflow, it is not installed; `pip install mlflow`, or leave "
