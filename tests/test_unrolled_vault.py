@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
+from scipy import ndimage
 
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.hole_completion import HoleCompletion, UnrolledBone
@@ -166,53 +167,84 @@ def test_a_network_that_corrects_nothing_scores_the_expected_plate(skulls: Unrol
     assert HeldOutHoles(network, batches, torch.device("cpu"))() == 0.0
 
 
+def _unrolled(outer_mm: float = 1.0, sureness: float = 0.0) -> UnrolledBone:
+    """A plate 6 mm thick, whose logits a network multiplied by 1 + sureness."""
+    tables = _plate(outer_mm, 6.0)[0]
+    return UnrolledBone(tables[0].numpy(), sureness * plate_logits(tables)[0].numpy(), RAYS)
+
+
 def _at(bone: UnrolledBone, above_mm: float) -> np.ndarray:
-    """Logits at two directions, a height above the fitted vault, of a plate from 1 to -5 mm."""
-    up = np.array([[0.0, 0.0, 1.0], [0.3, 0.2, 0.9]])
-    return bone.logits_at(up, np.full(2, above_mm), np.full(2, 1.0), np.full(2, -5.0))
+    """Logits at two directions, a height above the fitted vault."""
+    return bone.logits_at(np.array([[0.0, 0.0, 1.0], [0.3, 0.2, 0.9]]), np.full(2, above_mm))
 
 
 def test_without_a_correction_the_bone_is_the_expected_plate() -> None:
-    plate = plate_logits(_plate(1.0, 6.0)[0])[0].numpy()
-    bone = UnrolledBone(plate, np.zeros_like(plate), RAYS)
+    bone = _unrolled()
     for above, solid in ((0.9, True), (1.1, False), (-4.9, True), (-5.1, False)):
         assert ((_at(bone, above) > 0) == solid).all()
 
 
 def test_a_correction_is_counted_from_the_outer_table() -> None:
-    plate = plate_logits(_plate(1.0, 6.0)[0])[0].numpy()
-    correction = np.zeros_like(plate)
-    correction[HEIGHTS_MM.index(2)] = 9.0
-    bone = UnrolledBone(plate, correction, RAYS)
+    bone = _unrolled()
+    bone.correction[HEIGHTS_MM.index(2)] = 9.0
     assert (_at(bone, 3.0) > 0).all()
     assert (_at(bone, 4.0) < 0).all()
 
 
 def test_sure_probabilities_promise_more() -> None:
-    plate, hole = plate_logits(_plate(0.0, 6.0)[0])[0].numpy(), np.zeros(RAYS.shape, bool)
+    hole = np.zeros(RAYS.shape, bool)
     hole[30:40, 30:40] = True
-    sure, unsure = (UnrolledBone(factor * plate, 0 * plate, RAYS).expected_dsc(hole) for factor in (9.0, 0.1))
+    sure, unsure = (_unrolled(0.0, sureness).expected_dsc(hole) for sureness in (8.0, -0.9))
     assert 0.9 < sure <= 1.0  # the tables themselves are as likely bone as not
     assert unsure < 0.7
-    assert np.isnan(UnrolledBone(plate, 0 * plate, RAYS).expected_dsc(hole & False))
+    assert np.isnan(_unrolled().expected_dsc(hole & False))
+
+
+def _random_completion(seed: int = 1) -> HoleCompletion:
+    """A network that says anything, and a shape model that knows a plate 6 mm thick."""
+    torch.manual_seed(seed)
+    network = make_hole_network()
+    torch.nn.init.normal_(network.final_conv.weight)
+    return HoleCompletion(network.eval(), TableModel(_plate(0.0, 6.0)[0][0].numpy(), np.zeros((1, 2, *RAYS.shape))))
 
 
 def test_left_and_right_are_treated_alike() -> None:
-    torch.manual_seed(1)
-    network = make_hole_network()
-    torch.nn.init.normal_(network.final_conv.weight)
     tables, profiles = _plate(0.0, 6.0)
     tables[:, :, 10:30] += 1.5
     measured = np.ones(RAYS.shape, bool)
     measured[50:60, 30:50] = False
-    complete = HoleCompletion(network.eval(), torch.zeros(2, *RAYS.shape))
+    complete = _random_completion()
 
-    def completed(flip: bool) -> np.ndarray:
+    def completed(flip: bool) -> UnrolledBone:
         sides = slice(None, None, -1 if flip else 1)
         bone = profiles[0].numpy()[sides].reshape(SIZE * SIZE, -1)
-        return complete(bone, tables[0].numpy()[:, sides], measured[sides], RAYS).correction
+        return complete(bone, tables[0].numpy()[:, sides], measured[sides], RAYS)
 
-    np.testing.assert_allclose(completed(True), completed(False)[:, ::-1], atol=1e-3)
+    straight, mirrored = completed(False), completed(True)
+    np.testing.assert_allclose(mirrored.correction, straight.correction[:, ::-1], atol=1e-3)
+    np.testing.assert_allclose(mirrored.tables, straight.tables[:, ::-1], atol=1e-3)
+
+
+def test_at_work_it_expects_what_it_expected_in_training(skulls: UnrolledSkulls) -> None:
+    batches = HoleBatches(skulls, torch.zeros(2, *RAYS.shape), batch_size=1, noise_mm=0.0)
+    index, points = 0, np.linalg.norm(skulls.skulls[0]["points"] - [40.0, 10.0, -25.0], axis=-1)
+    hole = skulls.cut(index, points < 25.0)
+    batch = batches._batch([hole], np.random.default_rng(0))
+    network = make_hole_network()
+    model = skulls.model_of(index)
+    bone = hole["profiles"].astype(np.float32) / 255 * ~hole["cut"][..., None]
+    measured = ndimage.binary_dilation(hole["known"] > 0, np.ones((3, 3)))  # at work its edge is taken off
+    tables = np.where(measured, skulls.skulls[index]["tables"], np.nan)
+
+    found = HoleCompletion(network.eval(), model)(bone.reshape(SIZE * SIZE, -1), tables, measured, RAYS)
+
+    inside = hole["asked"]
+    assert inside.sum() > 100
+    np.testing.assert_allclose(
+        plate_logits(torch.from_numpy(found.tables)[None])[0].numpy()[:, inside],
+        batch["expected"][0].numpy()[:, inside],
+        atol=0.3,
+    )
 
 
 def test_a_completer_carries_the_network_through_its_file(dataset: Path, tmp_path: Path) -> None:

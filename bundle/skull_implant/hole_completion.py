@@ -10,11 +10,13 @@ from scipy import ndimage
 from torch import nn
 
 from bundle.skull_implant.network import SkullCompleter
+from bundle.skull_implant.table_model import TableModel
 from bundle.skull_implant.unrolled_vault import (
     HEIGHTS_MM,
     LARGEST_LOGIT,
     SLOPE_PER_MM,
     STEP_DEG,
+    carried_on,
     hole_features,
     plate_logits,
 )
@@ -26,27 +28,24 @@ class UnrolledBone:
     """Bone along rays, counted from the expected outer table.
 
     Args:
-        plate: (C, N, N), logits of the expected plate at :data:`HEIGHTS_MM` above it.
+        tables: (2, N, N) mm, expected outer and inner table.
         correction: (C, N, N), what the network adds to them.
         rays: of the N x N entries.
     """
 
-    plate: np.ndarray
+    tables: np.ndarray
     correction: np.ndarray
     rays: VaultRays
 
-    def logits_at(
-        self, directions: np.ndarray, above_mm: np.ndarray, outer_mm: np.ndarray, inner_mm: np.ndarray
-    ) -> np.ndarray:
-        """Of bone (P,) float32, at points: those of the plate there, corrected.
+    def logits_at(self, directions: np.ndarray, above_mm: np.ndarray) -> np.ndarray:
+        """Of bone (P,) float32, at points: those of the expected plate there, corrected.
 
         Args:
             directions: (P, 3), of the points from the vault's center.
             above_mm: (P,), heights above the fitted vault.
-            outer_mm: (P,), expected outer table there.
-            inner_mm: (P,), expected inner table there.
         """
         index, _ = self.rays.plane.plane_index(directions)
+        outer_mm, inner_mm = (ndimage.map_coordinates(each, index, order=1, mode="nearest") for each in self.tables)
         height = above_mm - outer_mm
         depth = np.minimum(-height, height + np.maximum(outer_mm - inner_mm, 1.0))  # mm inside the plate
         plate = np.clip(SLOPE_PER_MM * depth, -LARGEST_LOGIT, LARGEST_LOGIT)
@@ -56,7 +55,8 @@ class UnrolledBone:
 
     def expected_dsc(self, in_hole: np.ndarray) -> float:
         """DSC that the probabilities promise on rays (N, N) bool, if they are true; NaN where there are no rays."""
-        logits = (self.plate + self.correction)[:, in_hole]
+        plate = plate_logits(torch.from_numpy(self.tables)[None])[0].numpy()
+        logits = (plate + self.correction)[:, in_hole]
         probability, solid = 1.0 / (1.0 + np.exp(-logits)), logits > 0
         total = float(probability.sum() + solid.sum())
         return 2.0 * float(probability[solid].sum()) / total if total else float("nan")
@@ -68,20 +68,21 @@ class HoleCompletion:
 
     Args:
         network: from :func:`hole_features` to a correction of :func:`plate_logits`.
-        mean: (2, N, N) mm, of the shape model of the tables.
+        tables: shape model.
         step_deg: between neighboring entries.
     """
 
     network: nn.Module
-    mean: torch.Tensor
+    tables: TableModel
     step_deg: float = STEP_DEG
 
     @classmethod
     def of(cls, completer: SkullCompleter) -> HoleCompletion | None:
-        """The hole network in a completer; None where it has none."""
-        if completer.hole_network is None:
+        """The hole network in a completer, with its shape model; None where it has none."""
+        tables = TableModel.of(completer)
+        if completer.hole_network is None or tables is None:
             return None
-        return cls(completer.hole_network.eval(), completer.table_mean)
+        return cls(completer.hole_network.eval(), tables)
 
     @torch.no_grad()
     def __call__(self, bone: np.ndarray, tables: np.ndarray, measured: np.ndarray, rays: VaultRays) -> UnrolledBone:
@@ -89,22 +90,28 @@ class HoleCompletion:
 
         Args:
             bone: (M * M, H), share of the patient's bone along the rays.
-            tables: (2, M, M) mm, expected outer and inner table, everywhere.
-            measured: (M, M) bool, where the tables were measured.
+            tables: (2, M, M) mm, outer and inner table where they were measured.
+            measured: (M, M) bool, where that is.
             rays: of the M x M entries, at least as dense as the network's.
         """
         own = VaultRays(self.step_deg)
         nearest = own.nearest_in(rays)
-        known = ndimage.binary_erosion(measured, np.ones((3, 3)))
-        mean = self.mean.to(next(self.network.parameters()).device)
-        profiles, expected, seen = (
+        known = ndimage.binary_erosion(measured, np.ones((3, 3)))[nearest][:, nearest]
+        real = tables[:, nearest][:, :, nearest]
+        usual = self.tables.complete(np.where(known, real, np.nan), own)
+        mean = torch.from_numpy(self.tables.mean).to(next(self.network.parameters()).device)
+        profiles, expected, errors, seen = (
             torch.from_numpy(np.ascontiguousarray(each, dtype=np.float32)).to(mean)
             for each in (
                 bone.reshape(*rays.shape, -1)[nearest][:, nearest],
-                tables[:, nearest][:, :, nearest],
-                known[nearest][:, nearest],
+                usual,
+                np.where(known, real - usual, 0.0),
+                known,
             )
         )
+        # Pull-push halves the map from one corner, so it is asked from both sides.
+        carried = carried_on(torch.stack([errors, errors.flip(1)]), torch.stack([seen, seen.flip(0)])[:, None])
+        expected = expected + (carried[0] + carried[1].flip(1)) / 2
         expected[1] = torch.minimum(expected[1], expected[0] - 1.0)
         profiles, expected, seen = (
             torch.stack([each, each.flip(axis)]) for each, axis in ((profiles, 0), (expected, 1), (seen, 0))
@@ -112,4 +119,4 @@ class HoleCompletion:
         features = hole_features(profiles, expected, seen, mean, own)
         added = self.network(features).float()
         added = (added[0] + added[1].flip(1)) / 2
-        return UnrolledBone(plate_logits(expected)[0].cpu().numpy(), added.cpu().numpy(), own)
+        return UnrolledBone(expected[0].cpu().numpy(), added.cpu().numpy(), own)

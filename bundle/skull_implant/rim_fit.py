@@ -156,12 +156,11 @@ class RimFit:
             result[near] = np.maximum(result[near], over * np.clip(0.5 + depth, 0.0, 1.0))
         expected_dsc = float("nan")
         if self.holes is not None:
-            learned = self.holes(bone, decoded + errors, measured, rays)
+            learned = self.holes(bone, real, measured, rays)
             shares = ndimage.map_coordinates(self._learned(in_hole), index[:, near], order=1, mode="nearest")
             over = shares > 0.0
             there = near[over]
-            tables = (each[over] for each in (above, outer + outer_error, inner + inner_error))
-            said = 1.0 / (1.0 + np.exp(-learned.logits_at(points[there], *tables)))
+            said = 1.0 / (1.0 + np.exp(-learned.logits_at(points[there], above[over])))
             result[there] += shares[over] * (said - result[there])
             nearest = learned.rays.nearest_in(rays)
             expected_dsc = learned.expected_dsc(in_hole[nearest][:, nearest])
