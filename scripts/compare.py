@@ -37,7 +37,7 @@ def compare(
 
     from bundle.skull_implant.errors import InputError
     from bundle.skull_implant.evaluation import evaluate
-    from bundle.skull_implant.scoring_protocol import WITHOUT_HOLE_NETWORK, Protocol
+    from bundle.skull_implant.scoring_protocol import WITHOUT_DEFECT_NETWORKS, Protocol
 
     if workers < 1 or persons < 0 or fit_steps < 1:
         raise InputError(
@@ -54,7 +54,12 @@ def compare(
             "VAE z": (model_file, 0.0, 0, False),
             "VAE z + DEV": (model_file, 1.0, 0, False),
             "VAE z + DEV, code fitted": (model_file, 1.0, fit_steps, False),
-            "VAE z + DEV, code and rim fitted, no hole network": (model_file, 1.0, fit_steps, WITHOUT_HOLE_NETWORK),
+            "VAE z + DEV, code and rim fitted, no hole or facial network": (
+                model_file,
+                1.0,
+                fit_steps,
+                WITHOUT_DEFECT_NETWORKS,
+            ),
             "VAE z + DEV, code and rim fitted": (model_file, 1.0, fit_steps, True),
         },
         dataset_dir=dataset_dir,

@@ -172,6 +172,7 @@ def test_an_overlay_names_only_keys_of_train_yaml_or_reads_its_own(name: str) ->
         "comparing",
         "training_unet",
         "hole_training",
+        "facial_training",
     }:
         assert own == {}
     merged = {**base, **overlay}

@@ -34,7 +34,7 @@ METHODS = [
     "VAE z",
     "VAE z + DEV",
     "VAE z + DEV, code fitted",
-    "VAE z + DEV, code and rim fitted, no hole network",
+    "VAE z + DEV, code and rim fitted, no defect networks",
     "VAE z + DEV, code and rim fitted",
 ]
 

@@ -14,6 +14,7 @@ import torch
 from bundle.skull_implant.baselines import baseline_completion
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
+from bundle.skull_implant.facial_network import FacialFit
 from bundle.skull_implant.implant import design_implant
 from bundle.skull_implant.implant_unet import ImplantUNet
 from bundle.skull_implant.inferers import CompletionInferer
@@ -73,12 +74,14 @@ class CompleterMethod:
         inferer: gamma, and the code's fit.
         template: mean vault of the frames.
         rim_fit: of cranial defects; None leaves the decoded skull where it is.
+        facial_fit: of facial defects; None takes the decoded skull.
     """
 
     network: SkullCompleter
     inferer: CompletionInferer
     template: VaultTemplate
     rim_fit: RimFit | None = None
+    facial_fit: FacialFit | None = None
 
     @property
     def fits_code(self) -> bool:
@@ -94,6 +97,8 @@ class CompleterMethod:
         fitted = Refined(output["pred"][0, 0].numpy(), bone, box)
         if self.rim_fit is not None and defect_class == "cranial":
             fitted = self.rim_fit.refine(fitted.probability, case.skull, case.frame, box, self.template)
+        if self.facial_fit is not None and defect_class == "facial":
+            fitted = fitted._replace(probability=self.facial_fit.refine(fitted.probability, bone))
         design = _cleaned(fitted.probability, fitted.bone_share, case, fitted.box, self.template, defect_class)
         return replace(design, expected_dsc=fitted.expected_dsc)
 

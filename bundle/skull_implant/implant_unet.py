@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from monai.networks.nets import DynUNet
 from torch import nn
 
 from bundle.skull_implant.canonical_grid import CanonicalBox
 from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.light_unet import light_unet
 from bundle.skull_implant.network import load_state
 
 
@@ -43,18 +43,7 @@ class ImplantUNet(nn.Module):
         below = len(channels) - 1
         if any(size % 2**below for size in spatial_size):
             raise ValueError(f"spatial_size {tuple(spatial_size)} must be divisible by {2**below}")
-        self.unet = DynUNet(
-            spatial_dims=3,
-            in_channels=1,
-            out_channels=1,
-            kernel_size=[3] * len(channels),
-            strides=[1] + [2] * below,
-            upsample_kernel_size=[2] * below,
-            filters=list(channels),
-            act_name=("leakyrelu", {"negative_slope": 0.01, "inplace": True}),
-        )
-        # The faster layout of 3D convolutions, on CPUs and GPUs.
-        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.unet = light_unet(1, channels)
         self.register_buffer("spatial_size", torch.tensor(list(spatial_size)))
         self.register_buffer("channels", torch.tensor(list(channels)))
         self.register_buffer("box_mm", torch.tensor(list(box_mm), dtype=torch.float64))

@@ -19,6 +19,7 @@ from torch import nn
 
 from bundle.skull_implant.canonical_grid import CanonicalBox
 from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.facial_network import make_facial_network
 from bundle.skull_implant.shipped_weights import check_weights
 from bundle.skull_implant.unrolled_vault import make_hole_network
 from bundle.skull_implant.vault_template import VaultTemplate
@@ -130,6 +131,7 @@ class SkullCompleter(nn.Module):
         refined_levels: coarsest levels of the decoder that have a second convolution.
         table_modes: principal components in the shape model of the vault's tables.
         hole_network: also has the network of :mod:`unrolled_vault`, for cranial holes.
+        facial_network: also has the network of :mod:`facial_network`, for facial defects.
     """
 
     __jit_unused_properties__ = ("template", "box")  # no tensors; TorchScript would compile them
@@ -164,6 +166,7 @@ class SkullCompleter(nn.Module):
         refined_levels: int = 0,
         table_modes: int = 0,
         hole_network: bool = False,
+        facial_network: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(spatial_size, channels, strides, latent_size, prelu)
@@ -188,6 +191,7 @@ class SkullCompleter(nn.Module):
         self.register_buffer("table_mean", torch.zeros(2, *TABLE_MAP))
         self.register_buffer("table_modes", torch.zeros(table_modes, 2, *TABLE_MAP))
         self.hole_network: nn.Module | None = make_hole_network() if hole_network else None
+        self.facial_network: nn.Module | None = make_facial_network(spatial_size) if facial_network else None
         self.register_buffer("template_mm", torch.zeros(template_size, template_size, dtype=torch.float64))
         self.register_buffer("template_step_deg", torch.tensor(4.0, dtype=torch.float64))
         self.register_buffer("usual_rotation", torch.eye(3, dtype=torch.float64))
@@ -217,7 +221,7 @@ class SkullCompleter(nn.Module):
                 bool(state["prelu"]),
                 int(state["refined_levels"]),
                 len(state.setdefault("table_modes", torch.zeros(0, 2, *TABLE_MAP))),
-                any(key.startswith("hole_network.") for key in state),
+                *(any(key.startswith(f"{each}.") for key in state) for each in ("hole_network", "facial_network")),
             )
             state.setdefault("table_mean", network.table_mean)
             network.load_state_dict(state)
@@ -261,6 +265,12 @@ class SkullCompleter(nn.Module):
         if self.hole_network is None:
             self.hole_network = make_hole_network().to(self.table_mean.device)
         return self.hole_network
+
+    def start_facial_network(self) -> nn.Module:
+        """The facial network, a new one if there is none."""
+        if self.facial_network is None:
+            self.facial_network = make_facial_network(self.spatial_size.tolist()).to(self.table_mean.device)
+        return self.facial_network
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """Standardized posterior mean `(B, latent_size)` of a skull `(B, 1, X, Y, Z)`."""

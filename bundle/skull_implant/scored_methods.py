@@ -10,6 +10,7 @@ from bundle.skull_implant.baselines import BASELINES
 from bundle.skull_implant.code_fitting import CodeFit
 from bundle.skull_implant.datalist import open_dataset
 from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.facial_network import FacialFit
 from bundle.skull_implant.implant_methods import (
     BaselineMethod,
     CompleterMethod,
@@ -21,7 +22,7 @@ from bundle.skull_implant.implant_unet import ImplantUNet
 from bundle.skull_implant.inferers import CompletionInferer
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.rim_fit import RimFit
-from bundle.skull_implant.scoring_protocol import WITHOUT_HOLE_NETWORK, Protocol
+from bundle.skull_implant.scoring_protocol import WITHOUT_DEFECT_NETWORKS, Protocol
 from bundle.skull_implant.table_completion import TableCompletion
 from bundle.skull_implant.table_model import TableModel
 from bundle.skull_implant.vault_template import VaultTemplate
@@ -52,9 +53,10 @@ def methods_of(protocol: Protocol) -> dict[str, ImplantMethod]:
         network = _completer(model_file)
         inferer = CompletionInferer(gamma, code_fit=CodeFit(steps))
         fit = RimFit.of(network) if rim_fit else None
-        if rim_fit == WITHOUT_HOLE_NETWORK:
+        if rim_fit == WITHOUT_DEFECT_NETWORKS:
             fit = RimFit(TableModel.of(network))
-        methods[name] = CompleterMethod(network, inferer, template, fit)
+        facial = FacialFit.of(network) if rim_fit is True else None
+        methods[name] = CompleterMethod(network, inferer, template, fit, facial)
     return methods
 
 

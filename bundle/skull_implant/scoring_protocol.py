@@ -17,7 +17,7 @@ from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.preparing import Source
 from bundle.skull_implant.score_table import SITES
 
-WITHOUT_HOLE_NETWORK = "without hole network"  # a rim fit by decoder and shape model alone
+WITHOUT_DEFECT_NETWORKS = "without hole and facial network"  # a rim fit by decoder and shape model alone
 ModelSettings = tuple[str, float, int, bool | str]
 
 
@@ -27,7 +27,7 @@ class Protocol:
 
     Args:
         models: method -> (model file, gamma, steps of the code's fit, whether to fit the rim: true, false or
-            :data:`WITHOUT_HOLE_NETWORK`).
+            :data:`WITHOUT_DEFECT_NETWORKS`).
         dataset_dir: prepared training set: its parts, its training skulls for the baselines.
         other_models: more of them.
         varied_holes: a person, 0 to 10; the ten sites take turns over the persons.

@@ -194,6 +194,7 @@ class SkullBatches:
         fixed_defects: each skull keeps its defects in every epoch, whatever the seed, as in the method paper.
         edge_samples: of :class:`DefectCutter`.
         wholes: also give each volume's skull without its defect, `whole`, and where that is the truth, `whole_known`.
+        kinds: of each skull's volumes, of :data:`LATENT_CLASSES`; one may come more than once.
     """
 
     def __init__(
@@ -208,6 +209,7 @@ class SkullBatches:
         fixed_defects: bool = False,
         edge_samples: int = 1,
         wholes: bool = False,
+        kinds: Sequence[str] = LATENT_CLASSES,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
@@ -219,6 +221,7 @@ class SkullBatches:
         self.binary = binary
         self.fixed_defects = fixed_defects
         self.wholes = wholes
+        self.kinds = [LATENT_CLASSES.index(kind) for kind in kinds]
         # Odd sizes, so that the pooled maximum lies in the middle of its window.
         self.guess_window = [2 * round(guess_margin_mm / step) + 1 for step in dataset.box.spacing_mm]
         self.epoch = 0
@@ -226,17 +229,13 @@ class SkullBatches:
         self.sampler = None
 
     def __len__(self) -> int:
-        return -(-len(self.dataset) * len(LATENT_CLASSES) // self.batch_size)
+        return -(-len(self.dataset) * len(self.kinds) // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         numbers = np.random.default_rng([self.seed, self.epoch])
         generator = torch.Generator().manual_seed(int(numbers.integers(2**62)))
         self.epoch += 1
-        jobs = [
-            (int(index), kind)
-            for index in numbers.permutation(len(self.dataset))
-            for kind in range(len(LATENT_CLASSES))
-        ]
+        jobs = [(int(index), kind) for index in numbers.permutation(len(self.dataset)) for kind in self.kinds]
         for start in range(0, len(jobs), self.batch_size):
             yield self._batch(jobs[start : start + self.batch_size], numbers, generator)
 

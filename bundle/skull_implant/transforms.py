@@ -16,6 +16,7 @@ from scipy import ndimage
 from bundle.skull_implant.canonical_frame import estimate_frame
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical, to_native
 from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.facial_network import FacialFit
 from bundle.skull_implant.fitness import FitnessRules, check_scan, check_vault
 from bundle.skull_implant.head_strap import strap_ml
 from bundle.skull_implant.implant import Holes, ImplantRules, fill_holes, find_holes
@@ -190,7 +191,8 @@ class Implantd(CaseTransform):
     Args:
         network: gives the box and the mean vault.
         keep_decoded: also resample the decoder's own skull, uncleaned.
-        rim_fit: move the decoded vault onto the bone around a cranial hole.
+        rim_fit: move the decoded vault onto the bone around a cranial hole, and let the facial network say what bone
+            a facial defect took.
         rules: what counts as implant.
     """
 
@@ -205,6 +207,7 @@ class Implantd(CaseTransform):
         self.template = network.template
         self.keep_decoded = keep_decoded
         self.rim_fit = RimFit.of(network) if rim_fit else None
+        self.facial_fit = FacialFit.of(network) if rim_fit else None
         self.rules = rules or ImplantRules()
 
     def step(self, data: CaseData) -> None:
@@ -228,11 +231,13 @@ class Implantd(CaseTransform):
                 data["decoded"] = Volume(decoded, skull.grid)
 
     def complete(self, probability: np.ndarray, data: CaseData, holes: Holes | None = None) -> Completion:
-        """A decoded skull (X, Y, Z), fitted to the rim of a cranial hole, and its holes unless they are known."""
+        """A decoded skull (X, Y, Z), fitted to the bone around the defect, and its holes unless they are known."""
         skull, frame, cranial = data["skull"], data["frame"], data["defect_class"] == "cranial"
         fitted = Refined(probability, np.asarray(data["image"].cpu())[0], self.box)
         if self.rim_fit is not None and cranial:
             fitted = self.rim_fit.refine(probability, skull, frame, self.box, self.template)
+        elif self.facial_fit is not None and not cranial:
+            fitted = fitted._replace(probability=self.facial_fit.refine(probability, fitted.bone_share))
         probability, share, box, expected_dsc = fitted
         if holes is None:
             holes = find_holes(
