@@ -46,10 +46,12 @@ def facial_features(image: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def missing_bone(network: nn.Module, image: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
-    """Probability of missing bone `(B, 1, X, Y, Z)`; arguments as for :func:`facial_features`.
+    """Probability of missing bone `(B, 1, X, Y, Z)`.
 
     Args:
         network: in evaluation mode.
+        image: (B, 1, X, Y, Z), share of the patient's bone.
+        decoded: (B, 1, X, Y, Z), probability of the completed skull.
     """
     return torch.sigmoid(network(facial_features(image, decoded)).float())
 
