@@ -54,7 +54,7 @@ def compare(
             "VAE z": (model_file, 0.0, 0, False),
             "VAE z + DEV": (model_file, 1.0, 0, False),
             "VAE z + DEV, code fitted": (model_file, 1.0, fit_steps, False),
-            "VAE z + DEV, code and rim fitted, no hole or facial network": (
+            "VAE z + DEV, code and rim fitted, no defect networks": (
                 model_file,
                 1.0,
                 fit_steps,
