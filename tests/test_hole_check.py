@@ -10,9 +10,11 @@ import torch
 
 from bundle.skull_implant.canonical_frame import estimate_frame
 from bundle.skull_implant.canonical_grid import to_canonical
+from bundle.skull_implant.defects import CRANIAL_SITES, draw_cranial_hole
 from bundle.skull_implant.designing import ImplantDesigner
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.hole_check import check_head, check_holes, filling, hole_table
+from bundle.skull_implant.native_defects import cut_native
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.reading import Case
 from bundle.skull_implant.volume import Volume, write_volume
@@ -69,6 +71,26 @@ def test_a_model_that_knows_the_head_gives_the_pieces_back(
     assert table[-1].startswith("| median |")
     middle = (holes[0].dsc + holes[1].dsc) / 2
     assert f" {middle:.3f} " in table[-1]
+
+
+def test_an_opening_that_the_head_has_already_is_left_out_of_the_scores(
+    head: Volume, designer: ImplantDesigner, tmp_path: Path
+) -> None:
+    site = "parietal_left"
+    frame = estimate_frame(head.voxels, head.grid, designer.network.template)
+    generator = np.random.default_rng([0, list(CRANIAL_SITES).index(site)])
+    piece = cut_native(head, frame, draw_cranial_hole(generator, site))
+    index = np.argwhere(piece)
+    foremost = index[index[:, 1].argmax()]
+    distance = np.linalg.norm((np.indices(piece.shape).T - foremost) * head.grid.spacing, axis=-1).T
+    slotted = Volume(head.voxels & (distance > 14.0), head.grid)
+
+    none, hole = check_holes(_case(slotted), slotted, designer, tmp_path, sites=(site,))
+
+    print(f"opening {none.implant_ml:.1f} ml, elsewhere {hole.elsewhere_ml:.1f} ml, DSC {hole.dsc:.3f}")
+    assert none.implant_ml > 1.0
+    assert hole.elsewhere_ml > 0.5
+    assert hole.dsc > 0.85
 
 
 def test_only_pieces_that_reach_into_the_hole_are_scored_against_it() -> None:

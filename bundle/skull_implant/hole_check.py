@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from bundle.skull_implant.bounding_box import bounding_box
 from bundle.skull_implant.canonical_frame import estimate_frame
 from bundle.skull_implant.defects import CRANIAL_SITES, draw_cranial_hole
 from bundle.skull_implant.designing import ImplantDesigner, report_of
@@ -38,8 +39,8 @@ class HoleScore:
         site: of :data:`CRANIAL_SITES`; "none" is the head as it is, where no implant is right.
         hole_ml: bone that was cut out.
         implant_ml: designed, all pieces.
-        elsewhere_ml: of it, in pieces that do not touch the hole, which the scores leave out: a head may have a real
-            hole too, as the row "none" then shows.
+        elsewhere_ml: of it, what the scores leave out: pieces that do not touch the hole, and what fills an opening
+            that the head has without it, as the row "none" then shows, which nobody knows the true filling of.
         dsc: of implant and piece, as are the next two; NaN for "none", 0 for a refused case.
         bdsc: within 10 mm of the bone.
         hd95_mm: infinite for an empty implant.
@@ -130,12 +131,15 @@ def check_holes(
         CaseRefused: the head as it is cannot be aligned.
     """
     rows: list[HoleScore] = []
+    opening = np.zeros(complete.voxels.shape, bool)
     for site, piece in _pieces(case, complete, designer, sites, seed):
         hole_ml = np.count_nonzero(piece) * complete.grid.voxel_ml
         if site != "none" and hole_ml < minimum_ml:
             logger.info("%s: the scan shows %.1f ml of bone there, less than %g; left out", site, hole_ml, minimum_ml)
             continue
-        row, implant = _score(site, piece, case, complete, designer)
+        row, implant = _score(site, piece, case, complete, designer, opening)
+        if site == "none" and implant is not None:
+            opening = near(implant)
         rows.append(row)
         write_csv(folder / "holes.csv", rows)
         (folder / "holes.md").write_text(hole_table(rows) + "\n")
@@ -180,7 +184,7 @@ def _pieces(
 
 
 def _score(
-    site: str, piece: np.ndarray, case: Case, complete: Volume, designer: ImplantDesigner
+    site: str, piece: np.ndarray, case: Case, complete: Volume, designer: ImplantDesigner, opening: np.ndarray
 ) -> tuple[HoleScore, Volume | None]:
     skull = Volume(complete.voxels & ~piece, complete.grid)
     hole_ml = float(np.count_nonzero(piece) * complete.grid.voxel_ml)
@@ -198,7 +202,7 @@ def _score(
     seconds = time.perf_counter() - started
     report, implant = report_of(data), data["implant"]
     if not whole:
-        own = filling(implant.voxels, piece)
+        own = filling(implant.voxels & (piece | ~opening), piece)
         scores["elsewhere_ml"] = float(np.count_nonzero(implant.voxels & ~own)) * skull.grid.voxel_ml
         found = score_implant(own, piece, skull.voxels, skull.grid.spacing)
         scores |= {"dsc": found.dsc, "bdsc": found.bdsc, "hd95_mm": found.hd95_mm}
@@ -220,6 +224,17 @@ def filling(implant: np.ndarray, piece: np.ndarray) -> np.ndarray:
     labels, _ = ndimage.label(implant)
     inside = np.unique(labels[piece])
     return np.isin(labels, inside[inside > 0])
+
+
+def near(implant: Volume, margin_mm: float = 2.0) -> np.ndarray:
+    """Voxels of an implant and as near to it, (X, Y, Z) bool: two implants of one opening differ by about a voxel."""
+    around = np.zeros(implant.voxels.shape, bool)
+    steps = np.ceil(margin_mm / np.asarray(implant.grid.spacing)).astype(int)
+    window = bounding_box(implant.voxels, margin=(int(steps[0]), int(steps[1]), int(steps[2])))
+    if window is not None:
+        distance = ndimage.distance_transform_edt(~implant.voxels[window], sampling=implant.grid.spacing)
+        around[window] = distance <= margin_mm
+    return around
 
 
 def _rim(rim: RimScore) -> dict[str, Any]:
