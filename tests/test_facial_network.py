@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,16 +15,21 @@ from bundle.skull_implant.facial_network import FacialFit, facial_features, make
 from bundle.skull_implant.facial_training import (
     FacialStep,
     HeldOutFacialDice,
-    facial_completion,
     start_facial_network,
 )
+from bundle.skull_implant.implant_methods import CompleterMethod
 from bundle.skull_implant.implant_unet import ImplantUNet
 from bundle.skull_implant.inferers import CompletionInferer
 from bundle.skull_implant.latent_statistics import save_completer
 from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
+from bundle.skull_implant.scored_methods import methods_of
+from bundle.skull_implant.scoring_protocol import WITHOUT_DEFECT_NETWORKS, Protocol
 from bundle.skull_implant.training_data import SkullBatches, SkullDataset
+from bundle.skull_implant.transforms import CaseData, Implantd
 from bundle.skull_implant.unet_training import ImplantLoss
+from bundle.skull_implant.volume import Volume
 from tests.end_to_end import run_module
+from tests.made_up_skulls import pose
 from tests.small_models import BOX, small_dataset, small_images, small_network
 
 FACIAL = DEFECT_CLASSES.index("facial")
@@ -51,10 +57,15 @@ def test_it_sees_the_bone_and_what_is_decoded_beside_it() -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 96, 64), (16, 24, 16), (20, 28, 20)])
-def test_it_has_as_many_levels_as_the_grid_can_be_halved_for(size: tuple[int, int, int]) -> None:
+def test_it_runs_on_every_grid_that_can_be_halved_twice(size: tuple[int, int, int]) -> None:
     network = make_facial_network(size).eval()
     image = torch.zeros(1, 1, *size)
     assert missing_bone(network, image, image).shape == image.shape
+
+
+def test_a_grid_that_is_too_small_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"spatial_size \(16, 24, 12\) must be divisible by 4 and at least 16"):
+        make_facial_network((16, 24, 12))
 
 
 @pytest.mark.parametrize("kinds", [("facial",), ("complete", "facial", "facial")])
@@ -82,7 +93,8 @@ def test_it_learns_what_slabs_took_and_nothing_of_other_volumes(dataset: SkullDa
     losses = [float(step(engine, batch)["loss"]) for _ in range(40)]  # type: ignore[arg-type]
 
     completer.eval()
-    missing = missing_bone(network, batch["image"], facial_completion(completer, batch["image"])).flatten(1) > 0.5
+    decoded = completer.completed(completer.encode(batch["image"]), "facial")
+    missing = missing_bone(network.eval(), batch["image"], decoded).flatten(1) > 0.5
     found = missing.sum(1)
     truth = ((batch["whole"] - batch["image"]).flatten(1) > 0.5).sum(1)
     facial = batch["kind"] == 2
@@ -96,28 +108,50 @@ def test_it_learns_what_slabs_took_and_nothing_of_other_volumes(dataset: SkullDa
 
 def test_a_network_that_misses_nothing_scores_nothing(dataset: SkullDataset) -> None:
     batches = SkullBatches(dataset, batch_size=2, wholes=True, kinds=("facial", "facial"))
-    assert HeldOutFacialDice(_saying(-9.0), batches, torch.device("cpu"))() == 0.0
-    assert HeldOutFacialDice(_saying(9.0), batches, torch.device("cpu"))() > 0.0
+    truths = torch.cat([(batch["whole"] - batch["image"]).flatten(1) > 0.5 for batch in batches]).sum(1)
+    everything = (2 * truths / (truths + np.prod(BOX.spatial_size))).mean()
+    for logit, expected in ((-9.0, 0.0), (9.0, float(everything))):
+        completer = _saying(logit)
+        score = HeldOutFacialDice(completer, completer.start_facial_network(), batches, torch.device("cpu"))()
+        assert score == pytest.approx(expected, abs=1e-5)
 
 
-def test_what_is_missing_is_added_to_the_bone() -> None:
-    bone = np.linspace(0.0, 1.0, int(np.prod(BOX.spatial_size)), dtype=np.float32).reshape(BOX.spatial_size)
-    empty = np.zeros_like(bone)
+BONE = np.linspace(0.0, 1.0, int(np.prod(BOX.spatial_size)), dtype=np.float32).reshape(BOX.spatial_size)
 
-    for logit, expected in ((-20.0, bone), (0.0, np.minimum(bone + 0.5, 1.0)), (20.0, np.ones_like(bone))):
-        fit = FacialFit.of(_saying(logit))
-        assert fit is not None
-        np.testing.assert_allclose(fit.refine(empty, bone), expected, atol=1e-5)
+
+def _refined(network: SkullCompleter, gamma: float = 1.0) -> np.ndarray:
+    fit = FacialFit.of(network)
+    assert fit is not None
+    return fit.refine(np.full_like(BONE, 0.3), BONE, torch.zeros(7), gamma)
+
+
+@pytest.mark.parametrize(("gamma", "added"), [(1.0, 0.6), (0.5, 0.3), (0.0, 0.0), (-1.0, 0.0), (5.0, 3.0)])
+def test_gamma_scales_what_is_added_to_the_bone(gamma: float, added: float) -> None:
+    network = _saying(float(np.log(0.6 / 0.4)))
+    np.testing.assert_allclose(_refined(network, gamma), np.minimum(BONE + added, 1.0), atol=1e-5)
+
+
+def test_where_nothing_is_found_missing_the_decoded_skull_stays() -> None:
+    assert (_refined(_saying(-9.0)) == np.float32(0.3)).all()
     assert FacialFit.of(small_network()) is None
 
 
-@pytest.mark.parametrize(("by_shape", "logit", "expected"), [(-1, 9.0, 1), (-1, -9.0, 0), (0, 9.0, 0), (1, -9.0, 1)])
+@pytest.mark.parametrize(
+    ("by_shape", "logit", "code_says", "expected"),
+    [
+        (-1, 9.0, 0, 1),
+        (-1, -9.0, 0, 0),
+        (-1, -9.0, 1, 0),
+        (0, 9.0, 1, 0),
+        (1, -9.0, 0, 1),
+    ],
+)
 def test_it_decides_the_class_where_the_shape_does_not(
-    monkeypatch: pytest.MonkeyPatch, by_shape: int, logit: float, expected: int
+    monkeypatch: pytest.MonkeyPatch, by_shape: int, logit: float, code_says: int, expected: int
 ) -> None:
     network = _saying(logit)
     network.class_weight.zero_()
-    network.class_bias.copy_(torch.tensor([0.0, 1.0, 0.0]))  # the code says cranial
+    network.class_bias.copy_(torch.tensor([0.0, 1.0 - code_says, code_says]))
     monkeypatch.setattr(
         "bundle.skull_implant.inferers.class_by_shape", lambda *_: torch.full((3,), by_shape, dtype=torch.long)
     )
@@ -125,7 +159,72 @@ def test_it_decides_the_class_where_the_shape_does_not(
     found = CompletionInferer()(small_images(), network)
 
     assert found["class_index"].tolist() == [expected] * 3
-    assert found["class_by_shape"].tolist() == [by_shape >= 0 or logit > 0] * 3
+    assert found["class_decided"].all()
+
+
+@pytest.mark.parametrize(("voxels", "facial"), [(2, False), (20, True)])
+def test_little_missing_bone_is_no_facial_defect(monkeypatch: pytest.MonkeyPatch, voxels: int, facial: bool) -> None:
+    voxel_ml = float(np.prod(BOX.spacing_mm)) / 1000.0
+    monkeypatch.setattr("bundle.skull_implant.inferers.FACIAL_ML", 10 * voxel_ml)
+    monkeypatch.setattr("bundle.skull_implant.inferers.class_by_shape", lambda *_: torch.tensor([-1]))
+    missing = torch.zeros(1, 1, *BOX.spatial_size)
+    missing.view(-1)[:voxels] = 1.0
+    monkeypatch.setattr("bundle.skull_implant.inferers.missing_bone", lambda *_: missing)
+
+    found = CompletionInferer()(torch.zeros(1, 1, *BOX.spatial_size), _saying(0.0))
+
+    assert bool(found["class_index"][0] == FACIAL) == facial
+
+
+def _case(completer: SkullCompleter) -> CaseData:
+    image, frame = small_images(1)[0], pose()
+    outputs = CompletionInferer(defect_class="facial")(image[None], completer)
+    data: CaseData = {
+        "image": image,
+        "frame": frame,
+        "skull": Volume(image[0].numpy() > 0.5, BOX.grid(frame)),
+        "defect_class": "facial",
+    }
+    return data | {name: value[0] for name, value in outputs.items()}
+
+
+def test_inference_asks_it_and_without_the_fit_does_not() -> None:
+    completer = _saying(9.0)
+    data = _case(completer)
+    decoded = data["pred"][0].numpy()
+
+    asked = Implantd(completer).complete(decoded, data)
+    weaker = Implantd(completer).complete(decoded, data, gamma=0.0)
+    unasked = Implantd(completer, rim_fit=False).complete(decoded, data)
+
+    assert (asked.probability > 0.9).all()
+    np.testing.assert_array_equal(weaker.probability, data["image"][0])
+    np.testing.assert_array_equal(unasked.probability, decoded)
+
+
+@pytest.mark.parametrize(("rim_fit", "asked"), [(True, True), (False, False), (WITHOUT_DEFECT_NETWORKS, False)])
+def test_a_scored_method_asks_it_where_its_name_says_so(tmp_path: Path, rim_fit: bool | str, asked: bool) -> None:
+    save_completer(_saying(9.0), tmp_path / "model.pt")
+    settings = {"model": (str(tmp_path / "model.pt"), 1.0, 0, rim_fit)}
+    protocol = Protocol(settings, dataset_dir="", baselines=False)
+
+    method = methods_of(protocol)["model"]
+
+    assert isinstance(method, CompleterMethod)
+    assert (method.facial_fit is not None) == asked
+
+
+def test_another_text_is_no_rim_fit() -> None:
+    with pytest.raises(InputError, match="rim_fit of model must be true, false or 'without"):
+        Protocol({"model": ("model.pt", 1.0, 0, "without hole network")}, dataset_dir="")
+
+
+def test_it_can_be_scripted_with_its_completer() -> None:
+    completer, images = _saying(0.5), small_images()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(completer)
+    torch.testing.assert_close(scripted(images), completer(images))
 
 
 def test_a_completer_carries_it_through_its_file(tmp_path: Path) -> None:
@@ -137,14 +236,12 @@ def test_a_completer_carries_it_through_its_file(tmp_path: Path) -> None:
     assert loaded.hole_network is None
     assert loaded.facial_network is not None
     assert loaded.start_facial_network() is loaded.facial_network
-    fits = FacialFit.of(network), FacialFit.of(loaded)
-    image = small_images(1)[0, 0].numpy()
-    np.testing.assert_allclose(*(fit.refine(image, image) for fit in fits if fit is not None))
+    np.testing.assert_allclose(_refined(loaded), _refined(network))
 
 
 def test_it_starts_as_a_u_net_that_does_not_look_at_the_decoded_skull(tmp_path: Path) -> None:
     torch.manual_seed(2)
-    unet = ImplantUNet(BOX.spatial_size, (8, 16, 32, 64)).eval()
+    unet = ImplantUNet(BOX.spatial_size, (8, 16, 32)).eval()
     save_completer(unet, tmp_path / "unet.pt")
     completer = small_network()
 
@@ -185,5 +282,8 @@ def test_the_workflow_adds_a_network_to_a_model(tmp_path: Path) -> None:
     )
 
     assert done.status == 0, done.stderr
-    assert SkullCompleter.from_file(tmp_path / "run" / "model.pt").facial_network is not None
+    trained = SkullCompleter.from_file(tmp_path / "run" / "model.pt").state_dict()
+    start = torch.load(tmp_path / "start.pt", weights_only=True)
+    assert all(torch.equal(trained[name], value) for name, value in start.items())
+    assert any(name.startswith("facial_network.") for name in trained)
     assert (tmp_path / "run" / "facial.csv").read_text().count("\n") == 3

@@ -175,7 +175,7 @@ def test_a_wall_that_rays_graze_hardly_counts(bone: tuple[np.ndarray, np.ndarray
 class _Eraser:
     """A hole network that is sure of no bone anywhere."""
 
-    def __call__(self, bone: np.ndarray, tables: np.ndarray, measured: np.ndarray, rays: VaultRays) -> UnrolledBone:
+    def __call__(self, bone: np.ndarray, trusted: np.ndarray, rays: VaultRays) -> UnrolledBone:
         plate = np.stack([np.zeros(rays.shape), np.full(rays.shape, -6.0)]).astype(np.float32)
         return UnrolledBone(plate, np.full((len(HEIGHTS_MM), *rays.shape), -50.0, np.float32), rays)
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
-from scipy import ndimage
 
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.hole_completion import HoleCompletion, UnrolledBone
@@ -209,42 +208,60 @@ def _random_completion(seed: int = 1) -> HoleCompletion:
 
 
 def test_left_and_right_are_treated_alike() -> None:
-    tables, profiles = _plate(0.0, 6.0)
-    tables[:, :, 10:30] += 1.5
-    measured = np.ones(RAYS.shape, bool)
-    measured[50:60, 30:50] = False
+    _, profiles = _plate(0.0, 6.0)
+    bone = profiles[0].numpy().copy()
+    bone[10:30] = np.roll(bone[10:30], 3, axis=2)  # the left half is larger
+    bone[50:60, 30:50] = 0.0
+    trusted = np.ones(RAYS.shape, bool)
+    trusted[20:25, 20:25] = False
     complete = _random_completion()
 
     def completed(flip: bool) -> UnrolledBone:
         sides = slice(None, None, -1 if flip else 1)
-        bone = profiles[0].numpy()[sides].reshape(SIZE * SIZE, -1)
-        return complete(bone, tables[0].numpy()[:, sides], measured[sides], RAYS)
+        return complete(bone[sides].reshape(SIZE * SIZE, -1), trusted[sides], RAYS)
 
     straight, mirrored = completed(False), completed(True)
-    np.testing.assert_allclose(mirrored.correction, straight.correction[:, ::-1], atol=1e-3)
+    np.testing.assert_allclose(mirrored.correction, straight.correction[:, ::-1], atol=2e-3)
     np.testing.assert_allclose(mirrored.tables, straight.tables[:, ::-1], atol=1e-3)
 
 
-def test_at_work_it_expects_what_it_expected_in_training(skulls: UnrolledSkulls) -> None:
+def test_what_is_not_trusted_is_no_measurement() -> None:
+    _, profiles = _plate(0.0, 6.0)
+    bone = profiles[0].numpy().copy()
+    bone[30:50, 30:50] = 0.0
+    strap = np.zeros(RAYS.shape, bool)
+    strap[25:30, 30:50] = True
+    bone[strap] = np.roll(bone[strap], 12, axis=-1)  # 6 mm outside
+    complete = _random_completion()
+
+    alike, fooled = (complete(bone.reshape(SIZE * SIZE, -1), trusted, RAYS) for trusted in (~strap, strap | True))
+
+    hole = (slice(30, 40), slice(30, 50))
+    assert np.abs(alike.tables[0][hole]).max() < 0.3  # half a sample of the ray
+    assert np.abs(fooled.tables[0][hole]).max() > 1.0
+
+
+def test_at_work_it_sees_what_it_saw_in_training(skulls: UnrolledSkulls, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = HoleBatches(skulls, torch.zeros(2, *RAYS.shape), batch_size=1, noise_mm=0.0)
-    index, points = 0, np.linalg.norm(skulls.skulls[0]["points"] - [40.0, 10.0, -25.0], axis=-1)
-    hole = skulls.cut(index, points < 25.0)
+    monkeypatch.setattr(batches, "mean", torch.from_numpy(skulls.model_of(0).mean))
+    hole = skulls.cut(0, np.linalg.norm(skulls.skulls[0]["points"] - [40.0, 10.0, -25.0], axis=-1) < 25.0)
     batch = batches._batch([hole], np.random.default_rng(0))
-    network = make_hole_network()
-    model = skulls.model_of(index)
     bone = hole["profiles"].astype(np.float32) / 255 * ~hole["cut"][..., None]
-    measured = ndimage.binary_dilation(hole["known"] > 0, np.ones((3, 3)))  # at work its edge is taken off
-    tables = np.where(measured, skulls.skulls[index]["tables"], np.nan)
+    seen: list[torch.Tensor] = []
 
-    found = HoleCompletion(network.eval(), model)(bone.reshape(SIZE * SIZE, -1), tables, measured, RAYS)
+    class Watched(torch.nn.Linear):
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            seen.append(features)
+            return torch.zeros(2, len(HEIGHTS_MM), *RAYS.shape)
 
-    inside = hole["asked"]
+    complete = HoleCompletion(Watched(1, 1), skulls.model_of(0))
+    found = complete(bone.reshape(SIZE * SIZE, -1), np.ones(RAYS.shape, bool), RAYS)
+
+    inside, vault = hole["asked"], RAYS.polar_deg < 90.0  # below, other rays meet no bone either
     assert inside.sum() > 100
-    np.testing.assert_allclose(
-        plate_logits(torch.from_numpy(found.tables)[None])[0].numpy()[:, inside],
-        batch["expected"][0].numpy()[:, inside],
-        atol=0.3,
-    )
+    expected = plate_logits(torch.from_numpy(found.tables)[None])[0]
+    assert (expected - batch["expected"][0])[:, inside].abs().max() < 0.05
+    assert (seen[0][0] - batch["features"][0])[:, vault].abs().mean() < 0.01
 
 
 def test_a_completer_carries_the_network_through_its_file(dataset: Path, tmp_path: Path) -> None:

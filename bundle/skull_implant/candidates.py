@@ -3,7 +3,8 @@
 A surgeon is not helped by ten near-copies. Of a cranial hole the first alternatives are therefore the limits of what
 the bone leaves open: a thicker, a thinner, a rounder and a flatter plate that meet the rim as the recommended one
 does (:class:`PlatePosterior`); then come steps of gamma, then random samples. Of a facial defect, which has no two
-tables, and without the rim fit these are steps of gamma and samples of the encoder's posterior.
+tables, and without the rim fit these are steps of gamma and samples: of the encoder's posterior, and of how sure the
+facial network's probabilities are.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class CandidateRules:
         attempts: proposals are made up to so many times what was asked for.
         samples: of the agreement map.
         seed: of all random numbers.
+        facial_log_sd: standard deviation of the logarithm of gamma in samples of a facial implant, which scales the
+            facial network's probabilities: some draws are surer than it is and some less.
     """
 
     deviations: float = 1.64
@@ -47,6 +50,7 @@ class CandidateRules:
     attempts: int = 2
     samples: int = 10
     seed: int = 0
+    facial_log_sd: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,7 @@ class Alternatives:
                 yield which, self.gamma, self._moved(self._posterior.limit(which, self.rules.deviations))
         for step in self.rules.gamma_steps:
             gamma = self.gamma + step
-            yield f"gamma_{gamma:g}", gamma, self._decoded(self._code(gamma))
+            yield f"gamma_{gamma:g}", gamma, self._decoded(self._code(gamma), gamma)
         for number in itertools.count():
             yield f"sample_{number + 1}", self.gamma, self.sample(number)
 
@@ -193,7 +197,8 @@ class Alternatives:
             return self._moved(self._posterior.sample(random))
         code = self._code(self.gamma)
         noise = torch.from_numpy(random.standard_normal(len(code))).to(code)
-        return self._decoded(code + self._code_deviation * noise)
+        gamma = self.gamma * math.exp(self.rules.facial_log_sd * random.standard_normal())
+        return self._decoded(code + self._code_deviation * noise, gamma)
 
     @cached_property
     def _plate(self) -> Plate:
@@ -223,11 +228,11 @@ class Alternatives:
         return torch.as_tensor(tensor).to(self.network.latent_mean.device)
 
     @torch.no_grad()
-    def _decoded(self, code: torch.Tensor) -> Volume:
+    def _decoded(self, code: torch.Tensor, gamma: float) -> Volume:
         probability = self.network.decode(self._on_device(code)[None])[0, 0].cpu().numpy()
         # The hole is where it was; a face is looked at anew, because there what is decoded decides where it is.
         holes = self.completion.holes if self.data["defect_class"] == "cranial" else None
-        return self.designer.design(self.designer.complete(probability, self.data, holes), self.data)
+        return self.designer.design(self.designer.complete(probability, self.data, holes, gamma), self.data)
 
 
 def agreement_map(alternatives: Alternatives, skull: Volume, samples: int) -> Volume:

@@ -29,10 +29,7 @@ def class_by_shape(network: SkullCompleter, code: torch.Tensor, image: torch.Ten
         code: (B, latent_size), of the skulls with their defects.
         image: (B, 1, X, Y, Z), share of bone.
     """
-    decoded = [
-        network.decode(code + network.step(code, torch.full((len(code),), kind, device=code.device)))[:, 0]
-        for kind in range(len(DEFECT_CLASSES))
-    ]
+    decoded = [network.completed(code, kind)[:, 0] for kind in DEFECT_CLASSES]
     completions = torch.stack(decoded, dim=1).cpu().numpy() > 0.5  # (B, 2, X, Y, Z)
     bones = image[:, 0].cpu().numpy()
     found = [_class_of(complete, bone, network) for complete, bone in zip(completions, bones, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -11,10 +12,12 @@ from torch import nn
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.facial_network import facial_features, missing_bone
 from bundle.skull_implant.implant_unet import ImplantUNet
-from bundle.skull_implant.network import DEFECT_CLASSES, LATENT_CLASSES, SkullCompleter
+from bundle.skull_implant.network import LATENT_CLASSES, SkullCompleter
 from bundle.skull_implant.training import Batch, update
 from bundle.skull_implant.training_data import SkullBatches
 from bundle.skull_implant.unet_training import ImplantLoss
+
+logger = logging.getLogger(__name__)
 
 FACIAL = LATENT_CLASSES.index("facial")
 
@@ -32,29 +35,23 @@ def start_facial_network(network: SkullCompleter, unet_file: str = "") -> nn.Mod
     """
     known = network.facial_network is not None
     facial = network.start_facial_network()
-    if not unet_file or known:
+    if not unet_file:
         return facial
-    state, start = facial.state_dict(), ImplantUNet.from_file(unet_file).unet.state_dict()
+    if known:
+        logger.info("%s: left out, the model has a facial network to go on from", Path(unet_file).name)
+        return facial
+    start = {
+        name: torch.cat([weight, torch.zeros_like(weight)], dim=1) if weight.shape[1:2] == (1,) else weight
+        for name, weight in ImplantUNet.from_file(unet_file).unet.state_dict().items()
+    }  # the first layer, which saw one channel
     try:
-        for name, target in state.items():
-            weight = start[name]
-            target.zero_()
-            (target[:, : weight.shape[1]] if weight.ndim > 1 else target).copy_(weight)
-    except (LookupError, RuntimeError) as error:
+        facial.load_state_dict(start)
+    except RuntimeError as error:
         raise InputError(
             f"{Path(unet_file).name}: start_unet must be a U-Net of the facial network's channels, got others; "
             "train one with configs/unet.yaml or leave start_unet empty"
         ) from error
-    facial.load_state_dict(state)
     return facial
-
-
-@torch.no_grad()
-def facial_completion(network: SkullCompleter, image: torch.Tensor) -> torch.Tensor:
-    """Probability of skull `(B, 1, X, Y, Z)` that the model decodes if the defect is a facial one."""
-    code = network.encode(image)
-    index = torch.full((len(code),), DEFECT_CLASSES.index("facial"), device=code.device)
-    return network.decode(code + network.step(code, index))
 
 
 class FacialStep:
@@ -80,7 +77,8 @@ class FacialStep:
         network = engine.network
         network.train()
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bfloat16):
-            decoded = facial_completion(self.completer, image).float()
+            with torch.no_grad():
+                decoded = self.completer.completed(self.completer.encode(image), "facial").float()
             logits = network(facial_features(image, decoded))
         missing = (whole - image) * (kind == FACIAL).view(-1, 1, 1, 1, 1)
         loss = self.loss(logits.float(), missing, known)
@@ -92,13 +90,17 @@ class HeldOutFacialDice:
     """Mean DSC of what facial slabs took of validation skulls, on the training grid, the same slabs each time.
 
     Args:
-        completer: with its facial network, in any mode.
+        completer: in any mode.
+        network: its facial network.
         batches: of validation skulls with facial defects, undeformed, with wholes.
         device: where to compute.
     """
 
-    def __init__(self, completer: SkullCompleter, batches: SkullBatches, device: torch.device) -> None:
+    def __init__(
+        self, completer: SkullCompleter, network: nn.Module, batches: SkullBatches, device: torch.device
+    ) -> None:
         self.completer = completer
+        self.network = network
         self.batches = batches
         self.device = device
 
@@ -107,11 +109,12 @@ class HeldOutFacialDice:
         """The mean over all volumes, both thresholded at one half."""
         self.batches.epoch = 0
         self.completer.eval()
-        network = self.completer.start_facial_network()
+        self.network.eval()
         scores = []
         for batch in self.batches:
             image, whole = (batch[key].to(self.device) for key in ("image", "whole"))
-            found = missing_bone(network, image, facial_completion(self.completer, image)).flatten(1) > 0.5
+            decoded = self.completer.completed(self.completer.encode(image), "facial")
+            found = missing_bone(self.network, image, decoded).flatten(1) > 0.5
             truth = (whole - image).flatten(1) > 0.5
             scores.append(2 * (found & truth).sum(1) / (found.sum(1) + truth.sum(1)).clamp_min(1))
         return float(torch.cat(scores).mean())

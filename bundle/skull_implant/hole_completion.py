@@ -10,17 +10,16 @@ from scipy import ndimage
 from torch import nn
 
 from bundle.skull_implant.network import SkullCompleter
-from bundle.skull_implant.table_model import TableModel
+from bundle.skull_implant.table_model import TableModel, plates
 from bundle.skull_implant.unrolled_vault import (
     HEIGHTS_MM,
     LARGEST_LOGIT,
     SLOPE_PER_MM,
-    STEP_DEG,
-    carried_on,
+    expected_tables,
     hole_features,
     plate_logits,
 )
-from bundle.skull_implant.vault_rays import VaultRays
+from bundle.skull_implant.vault_rays import BONE_SHARE, VaultRays
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class UnrolledBone:
 
     Args:
         tables: (2, N, N) mm, expected outer and inner table.
-        correction: (C, N, N), what the network adds to them.
+        correction: (C, N, N), what the network adds to that plate's logits at :data:`HEIGHTS_MM` above its outer one.
         rays: of the N x N entries.
     """
 
@@ -47,7 +46,7 @@ class UnrolledBone:
         index, _ = self.rays.plane.plane_index(directions)
         outer_mm, inner_mm = (ndimage.map_coordinates(each, index, order=1, mode="nearest") for each in self.tables)
         height = above_mm - outer_mm
-        depth = np.minimum(-height, height + np.maximum(outer_mm - inner_mm, 1.0))  # mm inside the plate
+        depth = np.minimum(-height, above_mm - inner_mm)  # mm inside the plate
         plate = np.clip(SLOPE_PER_MM * depth, -LARGEST_LOGIT, LARGEST_LOGIT)
         place = [height - HEIGHTS_MM[0], *index]
         added = ndimage.map_coordinates(self.correction, place, order=1, mode="nearest", output=np.float32)
@@ -69,12 +68,10 @@ class HoleCompletion:
     Args:
         network: from :func:`hole_features` to a correction of :func:`plate_logits`.
         tables: shape model.
-        step_deg: between neighboring entries.
     """
 
     network: nn.Module
     tables: TableModel
-    step_deg: float = STEP_DEG
 
     @classmethod
     def of(cls, completer: SkullCompleter) -> HoleCompletion | None:
@@ -85,38 +82,34 @@ class HoleCompletion:
         return cls(completer.hole_network.eval(), tables)
 
     @torch.no_grad()
-    def __call__(self, bone: np.ndarray, tables: np.ndarray, measured: np.ndarray, rays: VaultRays) -> UnrolledBone:
+    def __call__(self, bone: np.ndarray, trusted: np.ndarray, rays: VaultRays) -> UnrolledBone:
         """The bone on every ray; of interest where the patient has none.
 
         Args:
             bone: (M * M, H), share of the patient's bone along the rays.
-            tables: (2, M, M) mm, outer and inner table where they were measured.
-            measured: (M, M) bool, where that is.
+            trusted: (M, M) bool; what lies on other rays, such as a strap, is no measurement of a table.
             rays: of the M x M entries, at least as dense as the network's.
         """
-        own = VaultRays(self.step_deg)
+        own = VaultRays(self.tables.step_deg)
         nearest = own.nearest_in(rays)
-        known = ndimage.binary_erosion(measured, np.ones((3, 3)))[nearest][:, nearest]
-        real = tables[:, nearest][:, :, nearest]
-        usual = self.tables.complete(np.where(known, real, np.nan), own)
-        mean = torch.from_numpy(self.tables.mean).to(next(self.network.parameters()).device)
-        profiles, expected, errors, seen = (
-            torch.from_numpy(np.ascontiguousarray(each, dtype=np.float32)).to(mean)
-            for each in (
-                bone.reshape(*rays.shape, -1)[nearest][:, nearest],
-                usual,
-                np.where(known, real - usual, 0.0),
-                known,
-            )
-        )
-        # Pull-push halves the map from one corner, so it is asked from both sides.
-        carried = carried_on(torch.stack([errors, errors.flip(1)]), torch.stack([seen, seen.flip(0)])[:, None])
-        expected = expected + (carried[0] + carried[1].flip(1)) / 2
-        expected[1] = torch.minimum(expected[1], expected[0] - 1.0)
-        profiles, expected, seen = (
-            torch.stack([each, each.flip(axis)]) for each, axis in ((profiles, 0), (expected, 1), (seen, 0))
-        )
-        features = hole_features(profiles, expected, seen, mean, own)
-        added = self.network(features).float()
-        added = (added[0] + added[1].flip(1)) / 2
+        profiles = bone.reshape(*rays.shape, -1)[nearest][:, nearest]
+        tables = plates(profiles.reshape(-1, profiles.shape[-1]), own)
+        bare = ~(profiles > BONE_SHARE).any(2)
+        known = np.isfinite(tables).all(0) & ~ndimage.binary_dilation(bare, np.ones((3, 3)))
+        known &= trusted[nearest][:, nearest]
+        usual = self.tables.complete(np.where(known, tables, np.nan), own)
+
+        mean = torch.from_numpy(self.tables.mean).to(next(self.network.parameters()))
+        given = [
+            torch.from_numpy(np.ascontiguousarray(each, dtype=np.float32)).to(mean)[None]
+            for each in (usual, np.nan_to_num(tables), known)
+        ]
+        expected, seen = expected_tables(*given), given[2]
+        shares = torch.from_numpy(np.ascontiguousarray(profiles)).to(mean)[None]
+        features = [
+            hole_features(each[0], each[1], each[2], mean, own)
+            for each in ((shares, expected, seen), (shares.flip(1), expected.flip(2), seen.flip(1)))
+        ]
+        straight, mirrored = self.network(torch.cat(features)).float()
+        added = (straight + mirrored.flip(1)) / 2
         return UnrolledBone(expected[0].cpu().numpy(), added.cpu().numpy(), own)

@@ -97,8 +97,9 @@ class CompleterMethod:
         fitted = Refined(output["pred"][0, 0].numpy(), bone, box)
         if self.rim_fit is not None and defect_class == "cranial":
             fitted = self.rim_fit.refine(fitted.probability, case.skull, case.frame, box, self.template)
-        if self.facial_fit is not None and defect_class == "facial":
-            fitted = fitted._replace(probability=self.facial_fit.refine(fitted.probability, bone))
+        elif self.facial_fit is not None and defect_class == "facial":
+            refined = self.facial_fit.refine(fitted.probability, bone, output["code"][0], self.inferer.gamma)
+            fitted = fitted._replace(probability=refined)
         design = _cleaned(fitted.probability, fitted.bone_share, case, fitted.box, self.template, defect_class)
         return replace(design, expected_dsc=fitted.expected_dsc)
 

@@ -307,6 +307,12 @@ class SkullCompleter(nn.Module):
         deviation = code - self.centroids[1 + class_index]
         return self.dev[class_index] + torch.einsum("bij,bj->bi", self.dev_slope[class_index], deviation)
 
+    @torch.jit.unused
+    def completed(self, code: torch.Tensor, defect_class: str) -> torch.Tensor:
+        """Probability of skull `(B, 1, X, Y, Z)` at gamma = 1, of codes (B, latent_size) with a defect of a class."""
+        index = torch.full((len(code),), DEFECT_CLASSES.index(defect_class), device=code.device)
+        return self.decode(code + self.step(code, index))
+
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Complete skulls at gamma = 1: probability `(B, 1, X, Y, Z)`."""
         code = self.encode(image)

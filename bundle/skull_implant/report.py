@@ -159,7 +159,7 @@ def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -
             f"decoded skull and bone agree by DSC {agreement:.2f}, less than {rules.minimum_agreement}",
         ),
         (
-            probability < rules.minimum_class_probability and not data.get("class_by_shape", False),
+            probability < rules.minimum_class_probability and not data.get("class_decided", False),
             f"a {kind} defect is the likelier class by {probability:.2f} only, less than "
             f"{rules.minimum_class_probability}",
         ),

@@ -20,7 +20,7 @@ from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
 from bundle.skull_implant.hole_completion import HoleCompletion
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.table_model import PLATE_MM, TableModel, nearest_filled
-from bundle.skull_implant.vault_rays import VaultRays, sample_box, vault_center, vault_radius
+from bundle.skull_implant.vault_rays import BONE_SHARE, VaultRays, sample_box, vault_center, vault_radius
 from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Volume
 
@@ -124,7 +124,7 @@ class RimFit:
         decoded = rays.tables(rays.sample(probability, box, scales, template))
         bone = rays.sample(bone_share, fine, scales, template)
         real = rays.tables(bone)
-        bare = np.logical_not((bone > 0.4).any(1)).reshape(rays.shape)
+        bare = np.logical_not((bone > BONE_SHARE).any(1)).reshape(rays.shape)
         usual = self._usual(real)
         in_hole = self._in_hole(bare, decoded)
         bridged, decoded = self._bridged(bare & (rays.polar_deg < self.bridge_deg), decoded, usual)
@@ -156,7 +156,7 @@ class RimFit:
             result[near] = np.maximum(result[near], over * np.clip(0.5 + depth, 0.0, 1.0))
         expected_dsc = float("nan")
         if self.holes is not None:
-            learned = self.holes(bone, real, measured, rays)
+            learned = self.holes(bone, measured, rays)
             shares = ndimage.map_coordinates(self._learned(in_hole), index[:, near], order=1, mode="nearest")
             over = shares > 0.0
             there = near[over]

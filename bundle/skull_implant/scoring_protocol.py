@@ -42,7 +42,7 @@ class Protocol:
         seed: of holes, slabs and persons.
 
     Raises:
-        InputError: a number of varied holes that no person can have.
+        InputError: a number of varied holes that no person can have, or an unknown rim fit.
     """
 
     models: dict[str, ModelSettings]
@@ -63,6 +63,11 @@ class Protocol:
             raise InputError(
                 f"varied_holes must be 0 to {len(SITES)} a person, one for each site, got {self.varied_holes}"
             )
+        for name, (_, _, _, rim_fit) in self.all_models.items():
+            if rim_fit not in (True, False, WITHOUT_DEFECT_NETWORKS):
+                raise InputError(
+                    f"rim_fit of {name} must be true, false or {WITHOUT_DEFECT_NETWORKS!r}, got {rim_fit!r}"
+                )
 
     @property
     def own_model(self) -> str:

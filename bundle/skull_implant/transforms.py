@@ -230,14 +230,25 @@ class Implantd(CaseTransform):
                 decoded = to_native(probability, frame, self.box, skull.grid) > self.rules.level
                 data["decoded"] = Volume(decoded, skull.grid)
 
-    def complete(self, probability: np.ndarray, data: CaseData, holes: Holes | None = None) -> Completion:
-        """A decoded skull (X, Y, Z), fitted to the bone around the defect, and its holes unless they are known."""
+    def complete(
+        self, probability: np.ndarray, data: CaseData, holes: Holes | None = None, gamma: float | None = None
+    ) -> Completion:
+        """A decoded skull, fitted to the bone around the defect, and its holes.
+
+        Args:
+            probability: (X, Y, Z), decoded.
+            data: of the case, with the inferer's outputs.
+            holes: if they are known.
+            gamma: that it was decoded with; None takes the inferer's.
+        """
         skull, frame, cranial = data["skull"], data["frame"], data["defect_class"] == "cranial"
         fitted = Refined(probability, np.asarray(data["image"].cpu())[0], self.box)
         if self.rim_fit is not None and cranial:
             fitted = self.rim_fit.refine(probability, skull, frame, self.box, self.template)
         elif self.facial_fit is not None and not cranial:
-            fitted = fitted._replace(probability=self.facial_fit.refine(probability, fitted.bone_share))
+            strength = float(data["gamma"]) if gamma is None else gamma
+            refined = self.facial_fit.refine(probability, fitted.bone_share, data["code"], strength)
+            fitted = fitted._replace(probability=refined)
         probability, share, box, expected_dsc = fitted
         if holes is None:
             holes = find_holes(
