@@ -179,6 +179,20 @@ def test_an_overlay_names_only_keys_of_train_yaml_or_reads_its_own(name: str) ->
     assert [each for each in references(merged) if not names_a_key(each, merged)] == []
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_training_checks_what_it_needs_before_it_runs(name: str) -> None:
+    config = load(name)
+    lists = [value for value in config.values() if isinstance(value, list)]
+    for steps in (each for each in lists if any(str(step).endswith(("trainer.run()", "@device))")) for step in each)):
+        if steps is config.get("site_finetuning"):
+            continue  # on the server, which made dataset and model itself
+        before = steps[: next(place for place, step in enumerate(steps) if ".run(" in step)]
+        assert "$overrides.refuse_unknown_overrides()" in before
+        assert "$errors.exit_if_refused(datalist.check_dataset, @dataset_dir)" in before
+        if "start_model" in config:
+            assert "$errors.exit_if_refused(statistics.check_completer, @start_model)" in before
+
+
 @pytest.mark.parametrize("key", ["dataset_dir", "output_dir", "model_file", "device"])
 @pytest.mark.parametrize("name", WHOLE)
 def test_every_workflow_honors_the_four_common_keys(name: str, key: str) -> None:

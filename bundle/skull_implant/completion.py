@@ -12,7 +12,7 @@ from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from monai.engines import IterationEvents
 
-from bundle.skull_implant.errors import CaseRefused, InputError, as_input_error
+from bundle.skull_implant.errors import CaseRefused, InputError, as_input_error, exit_if_refused
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.options import Options
 from bundle.skull_implant.print_settings import PrintSettings
@@ -79,22 +79,18 @@ def run_or_exit(evaluator: Engine, writer: CaseWriter) -> None:
 
 def exit_on_bad_settings(model_file: str | Path, options: Options) -> None:
     """One line on stderr and exit status 1, before MONAI builds anything and would wrap the error in its own."""
-    try:
-        if options.problem is not None:
-            raise options.problem
-        SkullCompleter.from_file(model_file)
-    except InputError as error:
-        print(str(error), file=sys.stderr)
-        sys.exit(1)
+    exit_if_refused(_check_settings, model_file, options)
+
+
+def _check_settings(model_file: str | Path, options: Options) -> None:
+    if options.problem is not None:
+        raise options.problem
+    SkullCompleter.from_file(model_file)
 
 
 def check_print(*values: Any) -> None:
     """The same for the values of :class:`PrintSettings`, in their order: exit status 1 if one cannot be meant."""
-    try:
-        PrintSettings(*values)
-    except InputError as error:
-        print(str(error), file=sys.stderr)
-        sys.exit(1)
+    exit_if_refused(PrintSettings, *values)
 
 
 def complete(config_file: Path, **overrides: Any) -> list[Path]:

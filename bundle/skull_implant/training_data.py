@@ -175,7 +175,7 @@ class DefectCutter:
 
 
 class SkullBatches:
-    """Epochs of fixed length, endlessly varied: each skull deformed, complete and with a cranial and a facial defect.
+    """Epochs of fixed length, endlessly varied: each skull deformed, complete or with a defect, once for each kind.
 
     Where a guess fills a skull's own hole, and a little around, nothing is known: `known` is 0 there. Where the guess
     was cut out again, the hole is.
@@ -194,7 +194,8 @@ class SkullBatches:
         fixed_defects: each skull keeps its defects in every epoch, whatever the seed, as in the method paper.
         edge_samples: of :class:`DefectCutter`.
         wholes: also give each volume's skull without its defect, `whole`, and where that is the truth, `whole_known`.
-        kinds: of each skull's volumes, of :data:`LATENT_CLASSES`; one may come more than once.
+        kinds: of each skull's volumes, of :data:`LATENT_CLASSES`; one that comes more than once has another defect each
+            time, unless `fixed_defects`.
     """
 
     def __init__(
@@ -249,7 +250,7 @@ class SkullBatches:
         own = processes.own_part(len(jobs))
         volumes = torch.tensor(len(jobs))
         jobs, cuts = jobs[own], cuts[own]
-        # The three classes of a person in a batch share one deformation, which costs as much as a training step.
+        # A person's volumes in a batch share one deformation, which costs as much as a training step.
         pairs = {
             index: self._pair(index, deformations, number)
             for number, index in enumerate(persons)
