@@ -25,7 +25,7 @@ class ImplantDesigner:
         gamma: as in the config, like all that follow.
         defect_class: "auto", "cranial" or "facial".
         fit_steps: of the code's fit.
-        rim_fit: move the decoded vault onto the bone around a cranial hole.
+        rim_fit: fit the decoded skull to the bone around the defect.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ class Options:
         defect_class: auto, cranial or facial.
         threshold_hu: bone is at least this.
         fit_steps: of gradient descent that fit the code to the patient's bone.
-        rim_fit: move the decoded vault onto the bone around a cranial hole.
+        rim_fit: fit the decoded skull to the bone around the defect.
         candidates: implants to choose from, the recommended one included.
         keep_agreement: make the agreement map.
         problem: what was wrong; the other fields are then the defaults, and nothing may be computed from them.

@@ -165,7 +165,7 @@ def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -
         ),
         (
             kind == "facial" and implant["volume_ml"] > 0,
-            "a facial implant is coarse, because a face holds more detail than the model's code; see that it will do",
+            "a facial implant is coarse, because a face holds more detail than the model's voxels; see that it will do",
         ),
         (
             data.get("expected_dsc", np.nan) < rules.minimum_expected_dsc,
