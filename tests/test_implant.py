@@ -238,6 +238,19 @@ def cropped() -> Case:
     return Case(full.frame, grid, full.points[..., :top], full.whole[..., :top], full.decoded)
 
 
+@pytest.mark.parametrize(
+    ("center", "radius_mm", "filled"),
+    [((0.0, 79.0, -84.0), 8.0, False), ((0.0, 79.0, -84.0), 20.0, True), ((79.0, 0.0, -84.0), 8.0, True)],
+    ids=["small between the orbits", "large between the orbits", "small at the temple"],
+)
+def test_a_small_opening_at_the_root_of_the_nose_is_no_hole(
+    case: Case, center: tuple[float, float, float], radius_mm: float, filled: bool
+) -> None:
+    hole = case.whole & ball(case.points, center, radius_mm)
+
+    assert case.implant(case.whole & ~hole).any() == filled
+
+
 def test_bone_above_the_top_slice_is_missing_scan_and_no_hole(cropped: Case) -> None:
     assert cropped.decoded.sum() > 1.03 * cropped.canonical(cropped.whole).sum()
     assert not cropped.implant(cropped.whole).any()

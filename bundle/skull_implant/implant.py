@@ -36,6 +36,9 @@ class ImplantRules:
         facial_share: a facial implant keeps all pieces of at least this share of the largest, because a face is many
             bones; a cranial one is one piece for each hole.
         maximum_candidates: so many of the largest cores are looked at for further holes in the vault.
+        nose_ml: a smaller core at the root of the nose is no hole: there the frontal sinus and the nose leave openings.
+        nose_deg: polar angle from which on, in front and within `nose_mm` of the midline, the root of the nose lies.
+        nose_mm: half its width.
     """
 
     level: float = 0.5
@@ -48,6 +51,9 @@ class ImplantRules:
     minimum_ml: float = 0.5
     facial_share: float = 0.1
     maximum_candidates: int = 8
+    nose_ml: float = 0.5
+    nose_deg: float = 85.0
+    nose_mm: float = 20.0
 
 
 @dataclass(frozen=True)
@@ -116,11 +122,12 @@ def find_holes(
         core = large_components(far, rules.facial_share)
         return Holes([core] if core.any() else [])
     in_vault = far & vault_shell(frame, box, template, rules.shell_mm)
-    labels, count = ndimage.label(open_parts(in_vault, bone_share, frame, box, template, rules.wall_mm))
-    if count == 0:
-        return Holes([])
+    labels, _ = ndimage.label(open_parts(in_vault, bone_share, frame, box, template, rules.wall_mm))
     sizes = np.bincount(labels.ravel())[1:]
-    cores = [labels == 1 + number for number in np.argsort(-sizes, kind="stable")[: rules.maximum_candidates]]
+    largest = [labels == 1 + number for number in np.argsort(-sizes, kind="stable")[: rules.maximum_candidates]]
+    cores = [core for core in largest if not _at_root_of_nose(core, frame, box, template, rules)]
+    if not cores:
+        return Holes([])
     further = further_holes(cores, bone_share, frame, box, template)
     return Holes([cores[0], *further], _below_vault_ml(far, cores[0], frame, box, template))
 
@@ -197,6 +204,17 @@ def vault_shell(
     gap = length * (1.0 - radius / np.maximum(np.linalg.norm(scaled, axis=1), 1e-6))  # mm outside the vault
     near = (gap > -shell_mm[0]) & (gap < shell_mm[1]) & (theta < VAULT_END_DEG)
     return np.asarray(near.reshape(box.spatial_size))
+
+
+def _at_root_of_nose(
+    core: np.ndarray, frame: CanonicalFrame, box: CanonicalBox, template: VaultTemplate, rules: ImplantRules
+) -> bool:
+    """Whether a core is small and its middle lies between the orbits."""
+    if np.count_nonzero(core) * np.prod(box.spacing_mm) / 1000.0 >= rules.nose_ml:
+        return False
+    middle = np.argwhere(core).mean(0) * box.spacing_mm + box.affine[:3, 3]
+    _, theta = template.radius((middle + [0.0, 0.0, template.vertex_mm * frame.scales[2]])[None] / frame.scales)
+    return bool(theta[0] > rules.nose_deg and middle[1] > 0 and abs(middle[0]) < rules.nose_mm)
 
 
 def _below_vault_ml(
