@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from bundle.skull_implant.canonical_frame import estimate_frame
+from bundle.skull_implant.canonical_frame import bone_points, estimate_frame
 from bundle.skull_implant.completion import complete
-from bundle.skull_implant.defects import draw_cranial_hole
+from bundle.skull_implant.defects import FacialShares, draw_cranial_hole
 from bundle.skull_implant.metrics import dice
 from bundle.skull_implant.native_defects import cut_native
 from bundle.skull_implant.network import SkullCompleter
@@ -56,6 +56,26 @@ def test_the_shipped_model_fills_the_hole_of_a_made_up_head_at_2_mm(
     implant, _ = completed(tmp_path / "head.nrrd", shipped_model, tmp_path / "out")
 
     assert dice(implant, small_head(0).implant.voxels) >= 0.6
+
+
+@pytest.mark.parametrize("end", ["left", "right"])
+def test_the_shipped_model_designs_for_a_narrow_slab_at_the_side_of_a_real_face(
+    end: str, real_head: Volume, shipped_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_preview(monkeypatch)
+    template = SkullCompleter.from_file(shipped_model).template
+    frame = estimate_frame(real_head.voxels, real_head.grid, template)
+    points = bone_points(real_head.voxels, real_head.grid) @ frame.rotation - frame.vertex @ frame.rotation
+    left, right, front = points[:, 0].min(), points[:, 0].max(), points[:, 1].max()
+    shares = FacialShares(width=0.3, start=0.0 if end == "left" else 1.0, depth_mm=45.0)
+    truth = cut_native(real_head, frame, shares.slab(front, right, left))
+    write_volume(tmp_path / "head.nii.gz", Volume(real_head.voxels & ~truth, real_head.grid))
+
+    implant, report = completed(tmp_path / "head.nii.gz", shipped_model, tmp_path / "out")
+
+    print(f"{truth.sum() * real_head.grid.voxel_ml:.1f} ml, DSC {dice(implant, truth):.3f}; {report['reasons']}")
+    assert report["status"] == "review"
+    assert dice(implant, truth) > 0.2
 
 
 @pytest.mark.parametrize(("number", "site"), [(4, "temporal_left"), (5, "parietal_right")])

@@ -13,6 +13,7 @@ from bundle.skull_implant.bounding_box import bounding_box
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox, crop_grid, to_native
 from bundle.skull_implant.holes import further_holes, open_parts
+from bundle.skull_implant.vault_rays import vault_center
 from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Grid, Volume
 
@@ -213,7 +214,7 @@ def _at_root_of_nose(
     if np.count_nonzero(core) * np.prod(box.spacing_mm) / 1000.0 >= rules.nose_ml:
         return False
     middle = np.argwhere(core).mean(0) * box.spacing_mm + box.affine[:3, 3]
-    _, theta = template.radius((middle + [0.0, 0.0, template.vertex_mm * frame.scales[2]])[None] / frame.scales)
+    _, theta = template.radius((middle - vault_center(frame.scales, template))[None] / frame.scales)
     return bool(theta[0] > rules.nose_deg and middle[1] > 0 and abs(middle[0]) < rules.nose_mm)
 
 
