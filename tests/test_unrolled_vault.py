@@ -139,6 +139,17 @@ def test_an_epoch_is_repeatable_and_the_next_one_differs(skulls: UnrolledSkulls)
     assert len(list(first)) == len(first)
 
 
+def test_a_skull_whose_own_hole_lies_where_official_ones_do_gets_another(
+    skulls: UnrolledSkulls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(skulls, "official", [skulls.skulls[3]["guessed"]])
+    batches = HoleBatches(skulls, torch.zeros(2, *RAYS.shape), official_share=1.0)
+
+    hole = batches._draw(3, np.random.default_rng(0))
+
+    assert hole["asked"].sum() >= 30
+
+
 def test_held_out_holes_stay(skulls: UnrolledSkulls) -> None:
     batches = HoleBatches(skulls, torch.zeros(2, *RAYS.shape), holes=1, noise_mm=0.0)
     assert torch.equal(next(iter(batches))["features"], next(iter(batches))["features"])

@@ -38,6 +38,7 @@ from bundle.skull_implant.vault_template import VaultTemplate
 
 RAYS = VaultRays(STEP_DEG)
 LARGEST_POLAR_DEG = 117.0  # of a hole's rays
+OFFICIAL_ATTEMPTS = 10  # a skull's own hole may lie where all official ones do
 SMALLEST_HOLE = 30  # rays; a hole of which less is known teaches nothing
 Hole = dict[str, np.ndarray]
 
@@ -169,15 +170,17 @@ class HoleBatches:
 
     def _draw(self, index: int, generator: np.random.Generator) -> Hole:
         mirrored = bool(self.noise_mm) and generator.random() < 0.5
+        attempts = 0
         while True:
-            hole = self.skulls.cut(index, self._hole(index, generator), mirrored)
+            hole = self.skulls.cut(index, self._hole(index, generator, attempts < OFFICIAL_ATTEMPTS), mirrored)
             if np.count_nonzero(hole["asked"]) >= SMALLEST_HOLE:
                 return hole
+            attempts += 1
 
-    def _hole(self, index: int, generator: np.random.Generator) -> np.ndarray:
+    def _hole(self, index: int, generator: np.random.Generator, official: bool = True) -> np.ndarray:
         """Rays (N, N) of a random hole."""
         in_vault = RAYS.polar_deg < LARGEST_POLAR_DEG
-        if generator.random() < self.official_share:
+        if generator.random() < self.official_share and official:
             piece = self.skulls.official[generator.integers(len(self.skulls.official))]
             piece = np.roll(piece, (generator.integers(-3, 4), generator.integers(-6, 7)), (0, 1))
             return np.asarray(piece & in_vault)
