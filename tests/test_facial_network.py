@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bundle.skull_implant.errors import InputError
-from bundle.skull_implant.facial_network import FacialFit, facial_features, make_facial_network, missing_bone
+from bundle.skull_implant.facial_network import THIN_BONE, FacialFit, facial_features, make_facial_network, missing_bone
 from bundle.skull_implant.facial_training import (
     FacialStep,
     HeldOutFacialDice,
@@ -128,7 +128,7 @@ def _refined(network: SkullCompleter, gamma: float = 1.0) -> np.ndarray:
 @pytest.mark.parametrize(("gamma", "added"), [(1.0, 0.6), (0.5, 0.3), (0.0, 0.0), (-1.0, 0.0), (5.0, 3.0)])
 def test_gamma_scales_what_is_added_to_the_bone(gamma: float, added: float) -> None:
     network = _saying(float(np.log(0.6 / 0.4)))
-    np.testing.assert_allclose(_refined(network, gamma), np.minimum(BONE + added, 1.0), atol=1e-5)
+    np.testing.assert_allclose(_refined(network, gamma), np.minimum(BONE + THIN_BONE * added, 1.0), atol=1e-5)
 
 
 def test_where_nothing_is_found_missing_the_decoded_skull_stays() -> None:

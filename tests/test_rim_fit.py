@@ -175,9 +175,9 @@ def test_a_wall_that_rays_graze_hardly_counts(bone: tuple[np.ndarray, np.ndarray
 class _Eraser:
     """A hole network that is sure of no bone anywhere."""
 
-    def __call__(self, bone: np.ndarray, trusted: np.ndarray, rays: VaultRays) -> UnrolledBone:
-        plate = np.stack([np.zeros(rays.shape), np.full(rays.shape, -6.0)]).astype(np.float32)
-        return UnrolledBone(plate, np.full((len(HEIGHTS_MM), *rays.shape), -50.0, np.float32), rays)
+    def __call__(self, bone: np.ndarray, tables: np.ndarray, measured: np.ndarray, rays: VaultRays) -> UnrolledBone:
+        size = (len(HEIGHTS_MM), *rays.shape)
+        return UnrolledBone(np.full(size, 5.0, np.float32), np.full(size, -50.0, np.float32), rays)
 
 
 @pytest.mark.parametrize(("place", "has_a_say"), [((0.0, 78.0, -65.0), True), ((0.0, -40.0, -15.0), False)])

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 CHANNELS = (8, 16, 32, 64, 128)  # of the levels, finest first; each level below the first halves the grid
 FEWEST_LEVELS = 3
 COARSEST = 4  # voxels along an axis: below, instance norm has little to norm, and PyTorch 2 errs in bfloat16
+THIN_BONE = (
+    1.4  # that probabilities of missing bone are multiplied by: thin bone fills no voxel by half, and would be lost
+)
 FACIAL_ML = 0.7  # less missing bone is no facial defect
 
 
@@ -107,4 +110,5 @@ class FacialFit:
         missing = missing_bone(completer.facial_network, image, completer.completed(code[None].to(image), "facial"))
         if missing_ml(missing, completer.box)[0] < FACIAL_ML:
             return probability
-        return np.asarray(np.minimum(bone_share + max(gamma, 0.0) * missing[0, 0].cpu().numpy(), 1.0))
+        strength = THIN_BONE * max(gamma, 0.0)
+        return np.asarray(np.minimum(bone_share + strength * missing[0, 0].cpu().numpy(), 1.0))

@@ -10,16 +10,15 @@ from scipy import ndimage
 from torch import nn
 
 from bundle.skull_implant.network import SkullCompleter
-from bundle.skull_implant.table_model import TableModel, plates
 from bundle.skull_implant.unrolled_vault import (
     HEIGHTS_MM,
     LARGEST_LOGIT,
     SLOPE_PER_MM,
-    expected_tables,
+    STEP_DEG,
     hole_features,
     plate_logits,
 )
-from bundle.skull_implant.vault_rays import BONE_SHARE, VaultRays
+from bundle.skull_implant.vault_rays import VaultRays
 
 
 @dataclass(frozen=True)
@@ -27,26 +26,29 @@ class UnrolledBone:
     """Bone along rays, counted from the expected outer table.
 
     Args:
-        tables: (2, N, N) mm, expected outer and inner table.
-        correction: (C, N, N), what the network adds to that plate's logits at :data:`HEIGHTS_MM` above its outer one.
+        plate: (C, N, N), logits of the expected plate at :data:`HEIGHTS_MM` above it.
+        correction: (C, N, N), what the network adds to them.
         rays: of the N x N entries.
     """
 
-    tables: np.ndarray
+    plate: np.ndarray
     correction: np.ndarray
     rays: VaultRays
 
-    def logits_at(self, directions: np.ndarray, above_mm: np.ndarray) -> np.ndarray:
-        """Of bone (P,) float32, at points: those of the expected plate there, corrected.
+    def logits_at(
+        self, directions: np.ndarray, above_mm: np.ndarray, outer_mm: np.ndarray, inner_mm: np.ndarray
+    ) -> np.ndarray:
+        """Of bone (P,) float32, at points: those of the plate there, corrected.
 
         Args:
             directions: (P, 3), of the points from the vault's center.
             above_mm: (P,), heights above the fitted vault.
+            outer_mm: (P,), expected outer table there.
+            inner_mm: (P,), expected inner table there.
         """
         index, _ = self.rays.plane.plane_index(directions)
-        outer_mm, inner_mm = (ndimage.map_coordinates(each, index, order=1, mode="nearest") for each in self.tables)
         height = above_mm - outer_mm
-        depth = np.minimum(-height, above_mm - inner_mm)  # mm inside the plate
+        depth = np.minimum(-height, height + np.maximum(outer_mm - inner_mm, 1.0))  # mm inside the plate
         plate = np.clip(SLOPE_PER_MM * depth, -LARGEST_LOGIT, LARGEST_LOGIT)
         place = [height - HEIGHTS_MM[0], *index]
         added = ndimage.map_coordinates(self.correction, place, order=1, mode="nearest", output=np.float32)
@@ -54,8 +56,7 @@ class UnrolledBone:
 
     def expected_dsc(self, in_hole: np.ndarray) -> float:
         """DSC that the probabilities promise on rays (N, N) bool, if they are true; NaN where there are no rays."""
-        plate = plate_logits(torch.from_numpy(self.tables)[None])[0].numpy()
-        logits = (plate + self.correction)[:, in_hole]
+        logits = (self.plate + self.correction)[:, in_hole]
         probability, solid = 1.0 / (1.0 + np.exp(-logits)), logits > 0
         total = float(probability.sum() + solid.sum())
         return 2.0 * float(probability[solid].sum()) / total if total else float("nan")
@@ -67,49 +68,48 @@ class HoleCompletion:
 
     Args:
         network: from :func:`hole_features` to a correction of :func:`plate_logits`.
-        tables: shape model.
+        mean: (2, N, N) mm, of the shape model of the tables.
+        step_deg: between neighboring entries.
     """
 
     network: nn.Module
-    tables: TableModel
+    mean: torch.Tensor
+    step_deg: float = STEP_DEG
 
     @classmethod
     def of(cls, completer: SkullCompleter) -> HoleCompletion | None:
-        """The hole network in a completer, with its shape model; None where it has none."""
-        tables = TableModel.of(completer)
-        if completer.hole_network is None or tables is None:
+        """The hole network in a completer; None where it has none."""
+        if completer.hole_network is None:
             return None
-        return cls(completer.hole_network.eval(), tables)
+        return cls(completer.hole_network.eval(), completer.table_mean)
 
     @torch.no_grad()
-    def __call__(self, bone: np.ndarray, trusted: np.ndarray, rays: VaultRays) -> UnrolledBone:
+    def __call__(self, bone: np.ndarray, tables: np.ndarray, measured: np.ndarray, rays: VaultRays) -> UnrolledBone:
         """The bone on every ray; of interest where the patient has none.
 
         Args:
             bone: (M * M, H), share of the patient's bone along the rays.
-            trusted: (M, M) bool; what lies on other rays, such as a strap, is no measurement of a table.
+            tables: (2, M, M) mm, expected outer and inner table, everywhere.
+            measured: (M, M) bool, where the tables were measured.
             rays: of the M x M entries, at least as dense as the network's.
         """
-        own = VaultRays(self.tables.step_deg)
+        own = VaultRays(self.step_deg)
         nearest = own.nearest_in(rays)
-        profiles = bone.reshape(*rays.shape, -1)[nearest][:, nearest]
-        tables = plates(profiles.reshape(-1, profiles.shape[-1]), own)
-        bare = ~(profiles > BONE_SHARE).any(2)
-        known = np.isfinite(tables).all(0) & ~ndimage.binary_dilation(bare, np.ones((3, 3)))
-        known &= trusted[nearest][:, nearest]
-        usual = self.tables.complete(np.where(known, tables, np.nan), own)
-
-        mean = torch.from_numpy(self.tables.mean).to(next(self.network.parameters()))
-        given = [
-            torch.from_numpy(np.ascontiguousarray(each, dtype=np.float32)).to(mean)[None]
-            for each in (usual, np.nan_to_num(tables), known)
-        ]
-        expected, seen = expected_tables(*given), given[2]
-        shares = torch.from_numpy(np.ascontiguousarray(profiles)).to(mean)[None]
-        features = [
-            hole_features(each[0], each[1], each[2], mean, own)
-            for each in ((shares, expected, seen), (shares.flip(1), expected.flip(2), seen.flip(1)))
-        ]
-        straight, mirrored = self.network(torch.cat(features)).float()
-        added = (straight + mirrored.flip(1)) / 2
-        return UnrolledBone(expected[0].cpu().numpy(), added.cpu().numpy(), own)
+        known = ndimage.binary_erosion(measured, np.ones((3, 3)))
+        mean = self.mean.to(next(self.network.parameters()).device)
+        profiles, expected, seen = (
+            torch.from_numpy(np.ascontiguousarray(each, dtype=np.float32)).to(mean)
+            for each in (
+                bone.reshape(*rays.shape, -1)[nearest][:, nearest],
+                tables[:, nearest][:, :, nearest],
+                known[nearest][:, nearest],
+            )
+        )
+        expected[1] = torch.minimum(expected[1], expected[0] - 1.0)
+        profiles, expected, seen = (
+            torch.stack([each, each.flip(axis)]) for each, axis in ((profiles, 0), (expected, 1), (seen, 0))
+        )
+        features = hole_features(profiles, expected, seen, mean, own)
+        added = self.network(features).float()
+        added = (added[0] + added[1].flip(1)) / 2
+        return UnrolledBone(plate_logits(expected)[0].cpu().numpy(), added.cpu().numpy(), own)

@@ -26,8 +26,7 @@ from bundle.skull_implant.table_model import (
 from bundle.skull_implant.training import update
 from bundle.skull_implant.unrolled_vault import (
     STEP_DEG,
-    THINNEST_MM,
-    expected_tables,
+    carried_on,
     heights,
     hole_features,
     plate_logits,
@@ -197,10 +196,10 @@ class HoleBatches:
             torch.from_numpy(np.stack([hole[name] for hole in holes]))
             for name in ("profiles", "tables", "expected", "cut", "known", "asked")
         )
-        expected = expected_tables(expected, tables, known)
+        expected = expected + carried_on((tables - expected) * known[:, None], known[:, None])
         if self.noise_mm:
-            outer, inner = (expected + self._errors(cut, generator)).unbind(1)
-            expected = torch.stack([outer, torch.minimum(inner, outer - THINNEST_MM)], dim=1)
+            expected = expected + self._errors(cut, generator)
+        expected = torch.stack([expected[:, 0], torch.minimum(expected[:, 1], expected[:, 0] - 1.0)], dim=1)
         bone = profiles.float() / 255
         return {
             "features": hole_features(bone * ~cut[..., None], expected, known, self.mean, RAYS),

@@ -20,7 +20,7 @@ from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
 from bundle.skull_implant.hole_completion import HoleCompletion
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.table_model import PLATE_MM, TableModel, nearest_filled
-from bundle.skull_implant.vault_rays import BONE_SHARE, VaultRays, sample_box, vault_center, vault_radius
+from bundle.skull_implant.vault_rays import VaultRays, sample_box, vault_center, vault_radius
 from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Volume
 
@@ -66,7 +66,7 @@ class RimFit:
 
     tables: TableModel | None = None
     holes: HoleCompletion | None = None
-    learned_share: float = 0.5
+    learned_share: float = 0.75
     learned_deg: tuple[float, float] = (50.0, 117.0)
     rays: VaultRays = field(default_factory=VaultRays)
     match_mm: float = 5.0
@@ -124,7 +124,7 @@ class RimFit:
         decoded = rays.tables(rays.sample(probability, box, scales, template))
         bone = rays.sample(bone_share, fine, scales, template)
         real = rays.tables(bone)
-        bare = np.logical_not((bone > BONE_SHARE).any(1)).reshape(rays.shape)
+        bare = np.logical_not((bone > 0.4).any(1)).reshape(rays.shape)
         usual = self._usual(real)
         in_hole = self._in_hole(bare, decoded)
         bridged, decoded = self._bridged(bare & (rays.polar_deg < self.bridge_deg), decoded, usual)
@@ -156,11 +156,12 @@ class RimFit:
             result[near] = np.maximum(result[near], over * np.clip(0.5 + depth, 0.0, 1.0))
         expected_dsc = float("nan")
         if self.holes is not None:
-            learned = self.holes(bone, measured, rays)
+            learned = self.holes(bone, decoded + errors, measured, rays)
             shares = ndimage.map_coordinates(self._learned(in_hole), index[:, near], order=1, mode="nearest")
             over = shares > 0.0
             there = near[over]
-            said = 1.0 / (1.0 + np.exp(-learned.logits_at(points[there], above[over])))
+            tables = (each[over] for each in (above, outer + outer_error, inner + inner_error))
+            said = 1.0 / (1.0 + np.exp(-learned.logits_at(points[there], *tables)))
             result[there] += shares[over] * (said - result[there])
             nearest = learned.rays.nearest_in(rays)
             expected_dsc = learned.expected_dsc(in_hole[nearest][:, nearest])

@@ -17,7 +17,6 @@ HEIGHTS_MM = tuple(range(-20, 9))  # above the expected outer table
 SLOPE_PER_MM = 2.5  # of a plate's logits at its tables
 LARGEST_LOGIT = 5.0  # of a plate
 USUAL_THICKNESS_MM = 7.0
-THINNEST_MM = 1.0  # expected plate
 SCALE_MM = 4.0  # that heights are divided by
 CHANNELS = 2 * len(HEIGHTS_MM) + 10
 
@@ -103,23 +102,6 @@ def hole_features(
         ],
         dim=1,
     )
-
-
-def expected_tables(usual: torch.Tensor, tables: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """What the hole network takes for the tables under a hole, (B, 2, N, N) mm: in training and in use the same.
-
-    The shape model's tables, off by the error where they are known, carried on to where they are not. Pull-push halves
-    the map from one corner, so it is asked from both sides of the head.
-
-    Args:
-        usual: (B, 2, N, N) mm, of the shape model.
-        tables: (B, 2, N, N) mm, measured; finite.
-        known: (B, N, N), 1 where they are.
-    """
-    errors, seen = (tables - usual) * known[:, None], known[:, None]
-    carried = (carried_on(errors, seen) + carried_on(errors.flip(-2), seen.flip(-2)).flip(-2)) / 2
-    outer, inner = (usual + carried).unbind(1)
-    return torch.stack([outer, torch.minimum(inner, outer - THINNEST_MM)], dim=1)
 
 
 def carried_on(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:

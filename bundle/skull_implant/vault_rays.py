@@ -11,8 +11,6 @@ from scipy import ndimage
 from bundle.skull_implant.canonical_grid import CanonicalBox
 from bundle.skull_implant.vault_template import VaultTemplate
 
-BONE_SHARE = 0.4  # of bone in a voxel or sample from where on a ray meets bone
-
 
 @dataclass(frozen=True)
 class VaultRays:
