@@ -23,8 +23,7 @@ def _class_of(gone: Any) -> str | None:
     network = SimpleNamespace(
         box=BOX,
         template=egg_template(),
-        decode=lambda code: whole.expand(len(code), -1, -1, -1, -1),
-        step=lambda code, kind: torch.zeros_like(code),
+        completed=lambda code, defect_class: whole.expand(len(code), -1, -1, -1, -1),
     )
     image = torch.from_numpy(WHOLE & ~gone).float()[None, None]
     index = int(class_by_shape(cast(SkullCompleter, network), torch.zeros(1, 3), image)[0])
