@@ -22,6 +22,8 @@ from bundle.skull_implant.training_data import DefectCutter, SkullBatches, Skull
 
 logger = logging.getLogger(__name__)
 
+DEFECT_NETWORKS = ("hole_network.", "facial_network.")  # beginnings of their keys
+
 
 @torch.no_grad()
 def fit_standardization(network: SkullCompleter, batches: SkullBatches, device: torch.device, epochs: int = 1) -> None:
@@ -170,7 +172,8 @@ def check_completer(model_file: str | Path) -> None:
 def save_completer(network: nn.Module, model_file: str | Path) -> None:
     """Write a network's plain state dict, whole or not at all; of several processes the first one.
 
-    In the bundle's own place it is registered, too.
+    Hole and facial network are written in half precision, which keeps the file under the Model Zoo's 25 MB. In the
+    bundle's own place the file is registered, too.
     """
     if not processes.is_first():
         return
@@ -178,7 +181,12 @@ def save_completer(network: nn.Module, model_file: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial.{path.name}")
     try:
-        torch.save({key: value.cpu() for key, value in network.state_dict().items()}, partial)
+        state = {key: value.cpu() for key, value in network.state_dict().items()}
+        halves: dict[int, torch.Tensor] = {}  # MONAI's U-Net names each weight twice
+        for key, value in state.items():
+            if key.startswith(DEFECT_NETWORKS):
+                state[key] = halves.setdefault(value.data_ptr(), value.half())
+        torch.save(state, partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
