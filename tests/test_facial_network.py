@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from bundle.skull_implant.defect_class import NO_HOLE, UNDECIDED
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.facial_network import THIN_BONE, FacialFit, facial_features, make_facial_network, missing_bone
 from bundle.skull_implant.facial_training import (
@@ -139,9 +140,11 @@ def test_where_nothing_is_found_missing_the_decoded_skull_stays() -> None:
 @pytest.mark.parametrize(
     ("by_shape", "logit", "code_says", "expected"),
     [
-        (-1, 9.0, 0, 1),
-        (-1, -9.0, 0, 0),
-        (-1, -9.0, 1, 0),
+        (NO_HOLE, 9.0, 0, 1),
+        (NO_HOLE, -9.0, 0, 0),
+        (NO_HOLE, -9.0, 1, 0),
+        (UNDECIDED, 9.0, 0, 0),
+        (UNDECIDED, -9.0, 1, 1),
         (0, 9.0, 1, 0),
         (1, -9.0, 0, 1),
     ],
@@ -159,14 +162,14 @@ def test_it_decides_the_class_where_the_shape_does_not(
     found = CompletionInferer()(small_images(), network)
 
     assert found["class_index"].tolist() == [expected] * 3
-    assert found["class_decided"].all()
+    assert bool(found["class_decided"].all()) == (by_shape != UNDECIDED)
 
 
 @pytest.mark.parametrize(("voxels", "facial"), [(2, False), (20, True)])
 def test_little_missing_bone_is_no_facial_defect(monkeypatch: pytest.MonkeyPatch, voxels: int, facial: bool) -> None:
     voxel_ml = float(np.prod(BOX.spacing_mm)) / 1000.0
-    monkeypatch.setattr("bundle.skull_implant.inferers.FACIAL_ML", 10 * voxel_ml)
-    monkeypatch.setattr("bundle.skull_implant.inferers.class_by_shape", lambda *_: torch.tensor([-1]))
+    monkeypatch.setattr("bundle.skull_implant.inferers.SMALLEST_ML", 10 * voxel_ml)
+    monkeypatch.setattr("bundle.skull_implant.inferers.class_by_shape", lambda *_: torch.tensor([NO_HOLE]))
     missing = torch.zeros(1, 1, *BOX.spatial_size)
     missing.view(-1)[:voxels] = 1.0
     monkeypatch.setattr("bundle.skull_implant.inferers.missing_bone", lambda *_: missing)

@@ -14,11 +14,14 @@ VAULT_DEG = 100.0  # polar angle down to which the missing bone is a hole of the
 SMALLEST_ML = 2.0  # of the missing bone; less decides nothing
 MIDDLE_PERCENT = (10.0, 90.0)  # of the missing bone's width in which bone in front counts
 BACK_PERCENT = 20.0  # of its depth, from where on bone is in front
+UNDECIDED, NO_HOLE = -1, -2
 FACIAL_SHARE = 0.03  # of bone in front: less is a facial defect
 
 
 def class_by_shape(network: SkullCompleter, code: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """Class of each defect (B,) in :data:`DEFECT_CLASSES` where its shape decides it, -1 where it does not.
+    """Class of each defect (B,) in :data:`DEFECT_CLASSES` where its shape decides it.
+
+    Else :data:`NO_HOLE` where hardly anything of the vault is missing, or :data:`UNDECIDED`.
 
     A facial defect, as the method paper cuts it, leaves no bone in front of what is missing; around a hole of the
     vault, also of the forehead, there is some. The linear discriminants of the codes mistake wide holes of the
@@ -47,7 +50,7 @@ def _class_of(completions: np.ndarray, bone: np.ndarray, network: SkullCompleter
         voxel_ml * (missing & part).sum(axis=(1, 2, 3)) for part in (polar_deg < VAULT_DEG, polar_deg >= VAULT_END_DEG)
     )
     if vault_ml.max() < SMALLEST_ML:
-        return -1
+        return NO_HOLE
     labels, _ = ndimage.label(missing.any(0) & (polar_deg < VAULT_END_DEG))
     core = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
     left, right = np.percentile(points[0][core], MIDDLE_PERCENT)
@@ -55,8 +58,8 @@ def _class_of(completions: np.ndarray, bone: np.ndarray, network: SkullCompleter
     window = (points[0] > left) & (points[0] < right) & (points[1] > back)
     bone_there, missing_there = float((bone * window).sum()), float((core & window).sum())
     if not missing_there:
-        return -1
+        return UNDECIDED
     if bone_there < FACIAL_SHARE * (bone_there + missing_there):
         return DEFECT_CLASSES.index("facial")
     decided = vault_ml[0] >= SMALLEST_ML and vault_ml.max() > below_ml.max()
-    return DEFECT_CLASSES.index("cranial") if decided else -1
+    return DEFECT_CLASSES.index("cranial") if decided else UNDECIDED
