@@ -44,5 +44,10 @@ def test_a_front_that_is_gone_is_a_facial_defect() -> None:
     assert _class_of((POINTS[1] > front - 44.0) & (POINTS[0] > 10.0)) == "facial"
 
 
+def test_a_face_that_the_model_does_not_know_makes_no_hole_of_the_vault_disappear() -> None:
+    hole = ball(POINTS, (60.0, 0.0, -40.0), 30.0)
+    assert _class_of(hole | (POINTS[2] < -85.0)) in ("cranial", "undecided")
+
+
 def test_a_whole_head_decides_nothing() -> None:
     assert _class_of(WHOLE & False) == "no hole"

@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 CHANNELS = (8, 16, 32, 64, 128)  # of the levels, finest first; each level below the first halves the grid
 FEWEST_LEVELS = 3
 COARSEST = 4  # voxels along an axis: below, instance norm has little to norm, and PyTorch 2 errs in bfloat16
-THIN_BONE = (
-    1.4  # that probabilities of missing bone are multiplied by: thin bone fills no voxel by half, and would be lost
-)
-FACIAL_ML = 0.7  # less missing bone is no facial defect
+THIN_BONE = 1.4  # times a probability of missing bone: thin bone fills no voxel by half and would be lost
+FACIAL_ML = 0.7  # with less missing bone the decoded skull stays
 
 
 def make_facial_network(spatial_size: Sequence[int]) -> DynUNet:
