@@ -312,6 +312,30 @@ def test_a_splinter_on_the_plate_is_opened_away(case: Case) -> None:
     assert not (cleaned & tip).any()
 
 
+def test_the_opening_leaves_no_groove_along_the_rim(case: Case) -> None:
+    hole = ball(case.points, TEMPLE, 30.0)
+    skull, missing = case.whole & ~hole, case.whole & hole
+    edge = missing & (ndimage.distance_transform_edt(~skull, sampling=case.grid.spacing) < 2.5)
+
+    grooved, closed = (case.implant(skull, opening_mm=2.0, seam_mm=mm) for mm in (0.0, 2.5))
+
+    print(f"{case.ml(edge & ~grooved):.2f} and {case.ml(edge & ~closed):.2f} of {case.ml(edge):.2f} ml open")
+    assert case.ml(edge & ~closed) < 0.7 * case.ml(edge & ~grooved)
+    assert (grooved & ~closed).sum() == 0
+
+
+def test_a_closed_seam_is_no_film_over_the_bone(case: Case) -> None:
+    hole = ball(case.points, VERTEX, 30.0)
+    swollen = shell(case.points, case.frame, sphere_template(81.5), wall_mm=9.0)
+    decoded = case.canonical(swollen)
+
+    grooved, closed = (case.implant(case.whole & ~hole, decoded, seam_mm=mm) for mm in (0.0, 2.0))
+
+    over = ~ball(case.points, VERTEX, 33.0)
+    print(f"{case.ml(grooved & over):.2f} and {case.ml(closed & over):.2f} ml over the bone")
+    assert case.ml(closed & over) <= case.ml(grooved & over) + 0.02
+
+
 def test_the_level_decides_how_thick_the_plate_is(case: Case) -> None:
     skull = case.whole & ~ball(case.points, TEMPLE, 30.0)
     volumes = [case.ml(case.implant(skull, level=level)) for level in (0.25, 0.5, 0.75)]

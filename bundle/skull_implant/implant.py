@@ -28,7 +28,9 @@ class ImplantRules:
         level: probability above which the decoded skull is bone.
         core_mm: the hole's core is decoded bone at least this far from the patient's bone; a film never is.
         reach_mm: beyond `core_mm`, how far the implant may reach from its core towards and over the rim.
-        opening_mm: radius of the ball that must fit everywhere in the implant.
+        opening_mm: radius of the ball that must fit everywhere in the implant but at its seam with the bone.
+        seam_mm: of decoded bone, what the opening took at the seam comes back where a ball of this radius does not fit
+            between implant and bone; else the implant's edge would be round and leave a groove.
         shell_mm: of a cranial implant, how far inside and outside the fitted outer vault its core may lie.
         border_mm: cores this near to the end of the scan are missing scan, not missing bone.
         wall_mm: of a cranial implant: how far from its core a ray from the vault's center must meet no bone, because
@@ -46,6 +48,7 @@ class ImplantRules:
     core_mm: float = 4.0
     reach_mm: float = 1.5
     opening_mm: float = 1.0
+    seam_mm: float = 2.0
     shell_mm: tuple[float, float] = (20.0, 8.0)
     border_mm: float = 4.0
     wall_mm: float = 30.0
@@ -249,14 +252,27 @@ def _grow(
     rules: ImplantRules,
     share: float,
 ) -> np.ndarray:
-    """The difference near the hole's core, opened, its cavities filled; pieces of at least a share of the largest."""
+    """The difference near the hole's core, opened but at the seam, its cavities filled; pieces of a share or more."""
     far = difference & core & (_distance_mm(bone, spacing) >= 0.75 * rules.core_mm)
     if not far.any():
         return far
     near = difference & (_distance_mm(far, spacing) <= 0.75 * rules.core_mm + rules.reach_mm)
     piece = large_components(opened(near, spacing, rules.opening_mm), share)
-    filled = np.asarray(ndimage.binary_fill_holes(piece))
-    return filled & ~bone
+    filled = np.asarray(ndimage.binary_fill_holes(piece)) & ~bone
+    return _with_seam(filled, near, bone, spacing, rules.seam_mm)
+
+
+def _with_seam(
+    piece: np.ndarray, decoded: np.ndarray, bone: np.ndarray, spacing: tuple[float, ...], radius_mm: float
+) -> np.ndarray:
+    """A piece and what else is decoded in the groove between it and the bone, where a ball does not fit."""
+    if not piece.any() or radius_mm <= 0:
+        return piece
+    solid = piece | bone
+    outside = _distance_mm(solid, spacing) > radius_mm  # where the ball's middle may be
+    groove = decoded & ~solid & (_distance_mm(outside, spacing) > radius_mm)
+    labels, _ = ndimage.label(piece | groove)
+    return np.isin(labels, np.unique(labels[piece]))
 
 
 def opened(mask: np.ndarray, spacing: tuple[float, ...], radius_mm: float) -> np.ndarray:
