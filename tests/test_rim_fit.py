@@ -6,10 +6,12 @@ from typing import cast
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox
+from bundle.skull_implant.facial_network import FacialNetwork, make_facial_network
 from bundle.skull_implant.hole_completion import HoleCompletion, UnrolledBone
 from bundle.skull_implant.metrics import dice
 from bundle.skull_implant.rim_fit import RimFit
@@ -198,3 +200,30 @@ def test_the_hole_network_has_a_say_at_the_brow_alone(place: tuple[float, float,
         erased[(share > 0.5) & ~ndimage.binary_dilation(hole, iterations=3)],
         without[(share > 0.5) & ~ndimage.binary_dilation(hole, iterations=3)],
     )
+
+
+def _surely(network: FacialNetwork, logit: float) -> FacialNetwork:
+    """A facial network that is sure of the same everywhere."""
+    for name, weight in network.unet.get_submodule("output_block").named_parameters():
+        torch.nn.init.constant_(weight, logit if name.endswith("bias") else 0.0)
+    return network.eval()
+
+
+@pytest.mark.parametrize(("logit", "kept"), [(-9.0, False), (9.0, True)])
+def test_the_facial_network_has_its_share_of_that_say(logit: float, kept: bool) -> None:
+    hole = ball(FINE.coordinates().numpy(), (0.0, 78.0, -65.0), 25.0)
+    share = np.where(hole, 0.0, _share(HEAD, FINE)).astype(np.float32)
+    holes = cast(HoleCompletion, _Eraser())
+    facial = _surely(make_facial_network(COARSE), logit)
+
+    erased, asked = (
+        _refined(_share(HEAD, COARSE), share, RimFit(None, holes, network, learned_share=1.0, facial_share=each))
+        for network, each in ((None, 1.0), (facial, 0.8))
+    )
+
+    whole = TRUTH & hole
+    print(f"{np.mean(erased[whole]):.2f} of the bone without, {np.mean(asked[whole]):.2f} with it")
+    assert np.mean(erased[whole]) < 0.3
+    assert (np.mean(asked[whole]) > 0.7) == kept
+    behind = FINE.coordinates().numpy()[1] < 0.0
+    np.testing.assert_array_equal(asked[behind], erased[behind])

@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 
 from bundle.skull_implant.augmentation import Deformation
-from bundle.skull_implant.defects import FacialSlab
+from bundle.skull_implant.defects import CranialHole, FacialSlab
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.training_data import DefectCutter, SkullBatches, SkullDataset
 from tests.small_models import BOX, small_dataset
@@ -304,3 +304,19 @@ def test_the_edge_of_a_hole_takes_a_share_of_its_voxels() -> None:
 def test_no_samples_are_refused() -> None:
     with pytest.raises(InputError, match="edge_samples must be at least 1, got 0"):
         DefectCutter(BOX, edge_samples=0)
+
+
+def test_cranial_holes_lie_at_the_sites_that_are_asked_for() -> None:
+    numbers = np.random.default_rng(0)
+    brow = DefectCutter(BOX, sites=["frontal_right", "bifrontal"])
+    drawn = [brow.draw(False, "cranial", numbers) for _ in range(20)]
+    assert all(isinstance(hole, CranialHole) and hole.axis[1] > 0.5 for hole in drawn)
+
+    everywhere = [DefectCutter(BOX).draw(False, "cranial", numbers) for _ in range(50)]
+    assert any(isinstance(hole, CranialHole) and hole.axis[1] < -0.5 for hole in everywhere)
+
+
+@pytest.mark.parametrize(("sites", "got"), [(["chin", "vertex"], "chin"), ([], "none")])
+def test_unknown_sites_are_refused(sites: list[str], got: str) -> None:
+    with pytest.raises(InputError, match=f"sites must be some of frontal_right, .*hemicraniectomy, got {got}$"):
+        DefectCutter(BOX, sites=sites)

@@ -1,4 +1,4 @@
-"""Trains the facial network: what a facial slab took, from the bone that is left and the model's own completion."""
+"""Trains the facial network: what a defect took, from the bone that is left and the model's own completion."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 from ignite.engine import Engine
-from torch import nn
+from torch.nn import functional
 
 from bundle.skull_implant.errors import InputError
-from bundle.skull_implant.facial_network import facial_features, missing_bone
+from bundle.skull_implant.facial_network import FacialNetwork, finer, missing_bone
 from bundle.skull_implant.implant_unet import ImplantUNet
 from bundle.skull_implant.network import LATENT_CLASSES, SkullCompleter
 from bundle.skull_implant.training import Batch, update
@@ -19,11 +19,11 @@ from bundle.skull_implant.unet_training import ImplantLoss
 
 logger = logging.getLogger(__name__)
 
-FACIAL = LATENT_CLASSES.index("facial")
+CRANIAL = LATENT_CLASSES.index("cranial")
 
 
 @torch.no_grad()
-def start_facial_network(network: SkullCompleter, unet_file: str = "") -> nn.Module:
+def start_facial_network(network: SkullCompleter, unet_file: str = "") -> FacialNetwork:
     """The completer's facial network; a new one starts from a U-Net that knows no decoded skull yet.
 
     Args:
@@ -40,33 +40,67 @@ def start_facial_network(network: SkullCompleter, unet_file: str = "") -> nn.Mod
     if known:
         logger.info("%s: left out, the model has a facial network to go on from", Path(unet_file).name)
         return facial
-    start = {
-        name: torch.cat([weight, torch.zeros_like(weight)], dim=1) if weight.shape[1:2] == (1,) else weight
-        for name, weight in ImplantUNet.from_file(unet_file).unet.state_dict().items()
-    }  # the first layer, which saw one channel
+    unet = ImplantUNet.from_file(unet_file).unet.state_dict()
     try:
-        facial.load_state_dict(start)
-    except RuntimeError as error:
+        own = facial.unet.state_dict()
+        facial.unet.load_state_dict({name: _widened(name, unet[name], own[name]) for name in own})
+    except (KeyError, RuntimeError) as error:
         raise InputError(
-            f"{Path(unet_file).name}: start_unet must be a U-Net of the facial network's channels, got others; "
-            "train one with configs/unet.yaml or leave start_unet empty"
+            f"{Path(unet_file).name}: start_unet must be a U-Net whose levels below the first have the facial "
+            "network's channels, got others; train one with configs/unet.yaml or leave start_unet empty"
         ) from error
     return facial
 
 
+def _widened(name: str, known: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """A U-Net's weight for the wider facial network, which so starts by giving each fine voxel the U-Net's logit.
+
+    Channels that the U-Net has not keep their random start, and are not listened to at first.
+
+    Args:
+        name: of the weight.
+        known: the U-Net's.
+        own: the facial network's.
+    """
+    if known.shape == own.shape:
+        return known
+    own, count = own.clone(), known.shape[0]
+    if name.startswith("output_block"):
+        own.zero_()
+        own.view(len(own), -1)[:, : known[0].numel()] = known.flatten()
+    elif known.ndim == 1:
+        own[:count] = known
+    elif "transp_conv" in name:  # (in, out, ...)
+        own[:, : known.shape[1]] = known
+    elif known.shape[1] == 1:  # the first layer: the mean over a voxel's fine ones
+        fine = own.shape[1] // 2
+        own[:count] = 0
+        own[:count, :fine] = known / fine
+    else:
+        parts = 2 if "conv_block.conv1" in name else 1  # from the level below, and from the one on the way down
+        for wide, narrow in zip(own.chunk(parts, dim=1), known.chunk(parts, dim=1), strict=True):
+            wide[:count] = 0
+            wide[:count, : narrow.shape[1]] = narrow
+    return own
+
+
 class FacialStep:
-    """One optimizer step of the facial network; in complete skulls and behind cranial holes no facial bone is missing.
+    """One optimizer step of the facial network.
 
     Args:
         completer: in any mode; only its facial network learns.
         loss: of the missing bone.
         bfloat16: mixed precision; worth it on GPUs and on CPUs with AMX or AVX-512 BF16.
+        blurred_share: of the batches, that show no more than the completer's grid does.
     """
 
-    def __init__(self, completer: SkullCompleter, loss: ImplantLoss, bfloat16: bool = False) -> None:
+    def __init__(
+        self, completer: SkullCompleter, loss: ImplantLoss, bfloat16: bool = False, blurred_share: float = 0.15
+    ) -> None:
         self.completer = completer
         self.loss = loss
         self.bfloat16 = bfloat16
+        self.blurred_share = blurred_share
 
     def __call__(self, engine: Engine, batch: Batch) -> dict[str, torch.Tensor]:
         """Returns the detached loss."""
@@ -76,28 +110,51 @@ class FacialStep:
         self.completer.eval()
         network = engine.network
         network.train()
+        seen = self._seen(image)
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bfloat16):
-            with torch.no_grad():
-                decoded = self.completer.completed(self.completer.encode(image), "facial").float()
-            logits = network(facial_features(image, decoded))
-        missing = (whole - image) * (kind == FACIAL).view(-1, 1, 1, 1, 1)
-        loss = self.loss(logits.float(), missing, known)
+            decoded = completed(self.completer, image, kind)
+            logits = network(seen, decoded)
+        loss = self.loss(logits, whole - image, known)
         update(engine.optimizer, loss)
         return {"loss": loss.detach()}
 
+    def _seen(self, image: torch.Tensor) -> torch.Tensor:
+        """The skulls at their own grid, or now and then as blurred as the decoder's grid, or a scan's thick slices."""
+        if float(torch.rand(())) >= self.blurred_share:
+            return image
+        return finer(coarse_share(image, self.completer), self.completer.start_facial_network().factors)
+
+
+@torch.no_grad()
+def completed(completer: SkullCompleter, image: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
+    """Probability of the completed skulls (B, 1, X, Y, Z), at the completer's grid.
+
+    Args:
+        completer: in evaluation mode.
+        image: (B, 1, U, V, W), share of bone at a finer grid.
+        kind: (B,) of the volumes, in :data:`LATENT_CLASSES`; a complete skull is taken for one with a facial defect.
+    """
+    code = completer.encode(coarse_share(image, completer))
+    return completer.decode(code + completer.step(code, (kind != CRANIAL).long())).float()
+
+
+def coarse_share(image: torch.Tensor, completer: SkullCompleter) -> torch.Tensor:
+    """Share of bone at the completer's grid (B, 1, X, Y, Z), of a finer one."""
+    return functional.adaptive_avg_pool3d(image, completer.box.spatial_size)
+
 
 class HeldOutFacialDice:
-    """Mean DSC of what facial slabs took of validation skulls, on the training grid, the same slabs each time.
+    """Mean DSC of what defects took of validation skulls, on the training grid, the same defects each time.
 
     Args:
         completer: in any mode.
         network: its facial network.
-        batches: of validation skulls with facial defects, undeformed, with wholes.
+        batches: of validation skulls with defects, undeformed, with wholes.
         device: where to compute.
     """
 
     def __init__(
-        self, completer: SkullCompleter, network: nn.Module, batches: SkullBatches, device: torch.device
+        self, completer: SkullCompleter, network: FacialNetwork, batches: SkullBatches, device: torch.device
     ) -> None:
         self.completer = completer
         self.network = network
@@ -113,7 +170,7 @@ class HeldOutFacialDice:
         scores = []
         for batch in self.batches:
             image, whole = (batch[key].to(self.device) for key in ("image", "whole"))
-            decoded = self.completer.completed(self.completer.encode(image), "facial")
+            decoded = completed(self.completer, image, batch["kind"].to(self.device))
             found = missing_bone(self.network, image, decoded).flatten(1) > 0.5
             truth = (whole - image).flatten(1) > 0.5
             scores.append(2 * (found & truth).sum(1) / (found.sum(1) + truth.sum(1)).clamp_min(1))

@@ -14,7 +14,7 @@ import torch
 from bundle.skull_implant.baselines import baseline_completion
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
-from bundle.skull_implant.facial_network import FacialFit
+from bundle.skull_implant.facial_fit import FacialFit
 from bundle.skull_implant.implant import design_implant
 from bundle.skull_implant.implant_unet import ImplantUNet
 from bundle.skull_implant.inferers import CompletionInferer
@@ -98,8 +98,7 @@ class CompleterMethod:
         if self.rim_fit is not None and defect_class == "cranial":
             fitted = self.rim_fit.refine(fitted.probability, case.skull, case.frame, box, self.template)
         elif self.facial_fit is not None and defect_class == "facial":
-            refined = self.facial_fit.refine(fitted.probability, bone, output["code"][0], self.inferer.gamma)
-            fitted = fitted._replace(probability=refined)
+            fitted = self.facial_fit.refine(fitted, case.skull, case.frame, output["code"][0], self.inferer.gamma)
         design = _cleaned(fitted.probability, fitted.bone_share, case, fitted.box, self.template, defect_class)
         return replace(design, expected_dsc=fitted.expected_dsc)
 

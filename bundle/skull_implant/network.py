@@ -8,6 +8,7 @@ logits.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,12 @@ from torch import nn
 
 from bundle.skull_implant.canonical_grid import CanonicalBox
 from bundle.skull_implant.errors import InputError
-from bundle.skull_implant.facial_network import make_facial_network
+from bundle.skull_implant.facial_network import FacialNetwork, make_facial_network
 from bundle.skull_implant.shipped_weights import check_weights
 from bundle.skull_implant.unrolled_vault import make_hole_network
 from bundle.skull_implant.vault_template import VaultTemplate
+
+logger = logging.getLogger(__name__)
 
 DEFECT_CLASSES = ("cranial", "facial")
 LATENT_CLASSES = ("complete", *DEFECT_CLASSES)
@@ -191,7 +194,7 @@ class SkullCompleter(nn.Module):
         self.register_buffer("table_mean", torch.zeros(2, *TABLE_MAP))
         self.register_buffer("table_modes", torch.zeros(table_modes, 2, *TABLE_MAP))
         self.hole_network: nn.Module | None = make_hole_network() if hole_network else None
-        self.facial_network: nn.Module | None = make_facial_network(spatial_size) if facial_network else None
+        self.facial_network: FacialNetwork | None = make_facial_network(self.box) if facial_network else None
         self.register_buffer("template_mm", torch.zeros(template_size, template_size, dtype=torch.float64))
         self.register_buffer("template_step_deg", torch.tensor(4.0, dtype=torch.float64))
         self.register_buffer("usual_rotation", torch.eye(3, dtype=torch.float64))
@@ -209,6 +212,7 @@ class SkullCompleter(nn.Module):
                 f"{Path(model_file).name}: model_file must be a completer written by training, got the method paper's "
                 "published networks; use `python -m scripts.complete_published`"
             )
+        _drop_older_facial_network(state, Path(model_file).name)
         try:
             network = cls(
                 state["spatial_size"].tolist(),
@@ -266,10 +270,10 @@ class SkullCompleter(nn.Module):
             self.hole_network = make_hole_network().to(self.table_mean.device)
         return self.hole_network
 
-    def start_facial_network(self) -> nn.Module:
+    def start_facial_network(self) -> FacialNetwork:
         """The facial network, a new one if there is none."""
         if self.facial_network is None:
-            self.facial_network = make_facial_network(self.spatial_size.tolist()).to(self.table_mean.device)
+            self.facial_network = make_facial_network(self.box).to(self.table_mean.device)
         return self.facial_network
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
@@ -370,6 +374,17 @@ def load_state(model_file: str | Path) -> dict[str, Any]:
         raise InputError(
             f"{path.name}: model_file must be a PyTorch state dict, it cannot be read; copy it again"
         ) from error
+
+
+def _drop_older_facial_network(state: dict[str, Any], name: str) -> None:
+    """Take out the facial network of version 0.5.0, which saw other voxels."""
+    older = [key for key in state if key.startswith("facial_network.") and not key.startswith("facial_network.unet.")]
+    for key in older:
+        del state[key]
+    if older:
+        logger.warning(
+            "%s: its facial network is of version 0.5.0 and left out; train one with configs/facial.yaml", name
+        )
 
 
 def _final_size(spatial_size: Sequence[int], strides: Sequence[int]) -> list[int]:

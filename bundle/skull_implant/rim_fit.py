@@ -17,6 +17,7 @@ from scipy.sparse import linalg
 
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
+from bundle.skull_implant.facial_network import FINE_MM, FacialNetwork, missing_in
 from bundle.skull_implant.hole_completion import HoleCompletion
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.table_model import PLATE_MM, TableModel, nearest_filled
@@ -48,9 +49,12 @@ class RimFit:
     Args:
         tables: shape model of the vault's tables; None for the decoder alone.
         holes: hole network; None for the decoder and the shape model alone.
-        learned_share: of the hole network's say where rays meet no bone, at the brow and the temples. There a vault is
-            no pair of smooth tables. Further up and at the back it is, and the network made it worse (validation).
-        learned_deg: polar angles from and down to which it has one.
+        facial: facial network, which learned the forehead and the temples too and is asked beside the hole network;
+            None for the hole network alone.
+        learned_share: of the networks' say where rays meet no bone, at the brow and the temples. There a vault is no
+            pair of smooth tables. Further up and at the back it is, and the hole network made it worse (validation).
+        facial_share: of the facial network in that say. Along rays an orbit's roof is a streak, in voxels it is a roof.
+        learned_deg: polar angles from and down to which they have one.
         rays: along which the vault is measured.
         match_mm: a larger distance between expected and real table is no error but a hole, a strap or another bone.
         rim_deg: bone nearer to missing bone is not measured, because its edge may be beveled.
@@ -66,7 +70,9 @@ class RimFit:
 
     tables: TableModel | None = None
     holes: HoleCompletion | None = None
+    facial: FacialNetwork | None = None
     learned_share: float = 0.75
+    facial_share: float = 0.5
     learned_deg: tuple[float, float] = (50.0, 117.0)
     rays: VaultRays = field(default_factory=VaultRays)
     match_mm: float = 5.0
@@ -74,15 +80,15 @@ class RimFit:
     stiffness: float = 2.0
     tension: float = 0.05
     robust_mm: float = 0.6
-    fine_mm: float = 1.5
+    fine_mm: float = FINE_MM
     bridge_share: float = 0.3
     bridge_deg: float = 95.0
     doubt_deg: float = 6.0
 
     @classmethod
     def of(cls, completer: SkullCompleter) -> RimFit:
-        """With the shape model and the hole network of a completer, where it has them."""
-        return cls(TableModel.of(completer), HoleCompletion.of(completer))
+        """With the shape model and the networks of a completer, where it has them."""
+        return cls(TableModel.of(completer), HoleCompletion.of(completer), completer.facial_network)
 
     def refine(
         self, probability: np.ndarray, skull: Volume, frame: CanonicalFrame, box: CanonicalBox, template: VaultTemplate
@@ -162,6 +168,9 @@ class RimFit:
             there = near[over]
             tables = (each[over] for each in (above, outer + outer_error, inner + inner_error))
             said = 1.0 / (1.0 + np.exp(-learned.logits_at(points[there], *tables)))
+            if self.facial is not None and over.any():
+                whole = np.minimum(bone_share + missing_in(self.facial, bone_share, probability), 1.0)
+                said += self.facial_share * (whole.ravel()[there] - said)
             result[there] += shares[over] * (said - result[there])
             nearest = learned.rays.nearest_in(rays)
             expected_dsc = learned.expected_dsc(in_hole[nearest][:, nearest])

@@ -10,7 +10,7 @@ from bundle.skull_implant.baselines import BASELINES
 from bundle.skull_implant.code_fitting import CodeFit
 from bundle.skull_implant.datalist import open_dataset
 from bundle.skull_implant.errors import InputError
-from bundle.skull_implant.facial_network import FacialFit
+from bundle.skull_implant.facial_fit import FacialFit
 from bundle.skull_implant.implant_methods import (
     BaselineMethod,
     CompleterMethod,

@@ -14,6 +14,7 @@ from bundle.skull_implant.augmentation import Deformation, deform
 from bundle.skull_implant.canonical_grid import CanonicalBox
 from bundle.skull_implant.datalist import open_dataset
 from bundle.skull_implant.defects import (
+    CRANIAL_SITES,
     CranialHole,
     FacialShares,
     FacialSlab,
@@ -90,14 +91,25 @@ class DefectCutter:
         official_share: how many of the cranial defects are the person's official one; the others are varied.
         edge_samples: along each axis of a voxel; a voxel loses the share of them that lies in the defect. With 1 a
             voxel keeps its bone or loses all of it, which no scan's hole does after it is resampled.
+        sites: of the varied cranial holes, of :data:`CRANIAL_SITES`; None for all.
 
     Raises:
-        InputError: no samples.
+        InputError: no samples, or an unknown site.
     """
 
-    def __init__(self, box: CanonicalBox, official_share: float = 0.3, edge_samples: int = 1) -> None:
+    def __init__(
+        self,
+        box: CanonicalBox,
+        official_share: float = 0.3,
+        edge_samples: int = 1,
+        sites: Sequence[str] | None = None,
+    ) -> None:
         if edge_samples < 1:
             raise InputError(f"edge_samples must be at least 1, got {edge_samples}")
+        self.sites = list(CRANIAL_SITES if sites is None else sites)
+        unknown = [site for site in self.sites if site not in CRANIAL_SITES]
+        if unknown or not self.sites:
+            raise InputError(f"sites must be some of {', '.join(CRANIAL_SITES)}, got {', '.join(unknown) or 'none'}")
         self.box = box
         self.points = box.coordinates()
         self.official_share = official_share
@@ -128,7 +140,7 @@ class DefectCutter:
             return draw_facial_shares(generator)
         if has_official and generator.random() < self.official_share:
             return None
-        return draw_cranial_hole(generator)
+        return draw_cranial_hole(generator, str(generator.choice(self.sites)))
 
     def apply(self, skull: torch.Tensor, official: torch.Tensor | None, defect: Cut) -> torch.Tensor:
         """Take a defect out of a skull (1, X, Y, Z); None takes the official one."""
@@ -196,6 +208,7 @@ class SkullBatches:
         wholes: also give each volume's skull without its defect, `whole`, and where that is the truth, `whole_known`.
         kinds: of each skull's volumes, of :data:`LATENT_CLASSES`; one that comes more than once has another defect each
             time, unless `fixed_defects`.
+        sites: of :class:`DefectCutter`.
     """
 
     def __init__(
@@ -211,13 +224,14 @@ class SkullBatches:
         edge_samples: int = 1,
         wholes: bool = False,
         kinds: Sequence[str] = LATENT_CLASSES,
+        sites: Sequence[str] | None = None,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         self.dataset = dataset
         self.batch_size = batch_size
         self.deformation = deformation
-        self.cutter = DefectCutter(dataset.box, official_share, edge_samples)
+        self.cutter = DefectCutter(dataset.box, official_share, edge_samples, sites)
         self.seed = seed
         self.binary = binary
         self.fixed_defects = fixed_defects

@@ -16,7 +16,7 @@ from scipy import ndimage
 from bundle.skull_implant.canonical_frame import estimate_frame
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical, to_native
 from bundle.skull_implant.errors import InputError
-from bundle.skull_implant.facial_network import FacialFit
+from bundle.skull_implant.facial_fit import FacialFit
 from bundle.skull_implant.fitness import FitnessRules, check_scan, check_vault
 from bundle.skull_implant.head_strap import strap_ml
 from bundle.skull_implant.implant import Holes, ImplantRules, fill_holes, find_holes
@@ -247,8 +247,7 @@ class Implantd(CaseTransform):
             fitted = self.rim_fit.refine(probability, skull, frame, self.box, self.template)
         elif self.facial_fit is not None and not cranial:
             strength = float(data["gamma"]) if gamma is None else gamma
-            refined = self.facial_fit.refine(probability, fitted.bone_share, data["code"], strength)
-            fitted = fitted._replace(probability=refined)
+            fitted = self.facial_fit.refine(fitted, skull, frame, data["code"], strength)
         probability, share, box, expected_dsc = fitted
         if holes is None:
             holes = find_holes(
