@@ -9,7 +9,7 @@ import torch
 
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import to_canonical
-from bundle.skull_implant.facial_network import fine_box, missing_in, missing_ml
+from bundle.skull_implant.facial_network import missing_in, missing_ml
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.rim_fit import Refined
 from bundle.skull_implant.volume import Volume
@@ -51,7 +51,7 @@ class FacialFit:
         """
         completer = self.completer
         assert completer.facial_network is not None
-        fine = fine_box(completer.box)
+        fine = completer.fine_box
         bone = to_canonical(skull, frame, fine)
         complete = completer.completed(code[None].to(completer.latent_mean), "facial")[0, 0]
         missing = missing_in(completer.facial_network, bone, complete.cpu().numpy())

@@ -20,7 +20,7 @@ from torch import nn
 
 from bundle.skull_implant.canonical_grid import CanonicalBox
 from bundle.skull_implant.errors import InputError
-from bundle.skull_implant.facial_network import FacialNetwork, make_facial_network
+from bundle.skull_implant.facial_network import FacialNetwork, fine_box, make_facial_network
 from bundle.skull_implant.shipped_weights import check_weights
 from bundle.skull_implant.unrolled_vault import make_hole_network
 from bundle.skull_implant.vault_template import VaultTemplate
@@ -137,7 +137,7 @@ class SkullCompleter(nn.Module):
         facial_network: also has the network of :mod:`facial_network`, for facial defects.
     """
 
-    __jit_unused_properties__ = ("template", "box")  # no tensors; TorchScript would compile them
+    __jit_unused_properties__ = ("template", "box", "fine_box")  # no tensors; TorchScript would compile them
 
     if TYPE_CHECKING:  # register_buffer declares nothing, and TorchScript cannot read annotations of a class
         spatial_size: torch.Tensor
@@ -248,6 +248,11 @@ class SkullCompleter(nn.Module):
         """The canonical box that this network sees."""
         size, size_mm = self.spatial_size.tolist(), self.box_mm.tolist()
         return CanonicalBox((size[0], size[1], size[2]), (size_mm[0], size_mm[1], size_mm[2]), float(self.box_top_mm))
+
+    @property
+    def fine_box(self) -> CanonicalBox:
+        """The same box at the grid of the facial network."""
+        return fine_box(self.box)
 
     @torch.no_grad()
     def start_decoder(self, decoder: Decoder, warm: bool = True) -> None:
