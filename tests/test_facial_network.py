@@ -261,7 +261,7 @@ def test_it_decides_the_class_where_the_shape_does_not(
 @pytest.mark.parametrize(("voxels", "facial"), [(2, False), (20, True)])
 def test_little_missing_bone_is_no_facial_defect(monkeypatch: pytest.MonkeyPatch, voxels: int, facial: bool) -> None:
     voxel_ml = float(np.prod(BOX.spacing_mm)) / 1000.0
-    monkeypatch.setattr("bundle.skull_implant.inferers.SMALLEST_ML", 10 * voxel_ml)
+    monkeypatch.setattr("bundle.skull_implant.inferers.FACIAL_ML", 10 * voxel_ml)
     monkeypatch.setattr("bundle.skull_implant.inferers.class_by_shape", lambda *_: torch.tensor([NO_HOLE]))
     missing = torch.zeros(1, 1, *FINE.spatial_size)
     missing.view(-1)[: 8 * voxels] = 1.0

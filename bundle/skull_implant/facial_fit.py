@@ -15,7 +15,7 @@ from bundle.skull_implant.rim_fit import Refined
 from bundle.skull_implant.volume import Volume
 
 THIN_BONE = 1.2  # times a probability of missing bone: thin bone fills no voxel by half and would be lost
-FACIAL_ML = 0.7  # with less missing bone the decoded skull stays
+SURE_ML = 0.7  # with less missing bone the network is unsure of what is missing, and the decoded skull stays
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FacialFit:
     def refine(
         self, decoded: Refined, skull: Volume, frame: CanonicalFrame, code: torch.Tensor, gamma: float = 1.0
     ) -> Refined:
-        """The completed skull at the finer grid; as decoded where the network finds nothing missing.
+        """The completed skull at the finer grid; as decoded where the network finds hardly anything missing.
 
         Shares are added because at a defect's edge a voxel is half bone and half missing. The network learned at a
         gamma of 1, so gamma scales its answer: 0 adds nothing, more thickens.
@@ -55,6 +55,6 @@ class FacialFit:
         bone = to_canonical(skull, frame, fine)
         complete = completer.completed(code[None].to(completer.latent_mean), "facial")[0, 0]
         missing = missing_in(completer.facial_network, bone, complete.cpu().numpy())
-        if missing_ml(torch.from_numpy(missing)[None, None], fine)[0] < FACIAL_ML:
+        if missing_ml(torch.from_numpy(missing)[None, None], fine)[0] < SURE_ML:
             return decoded
         return Refined(np.minimum(bone + THIN_BONE * max(gamma, 0.0) * missing, 1.0), bone, fine)

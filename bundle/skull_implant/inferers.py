@@ -8,9 +8,9 @@ import torch
 from monai.inferers import Inferer
 
 from bundle.skull_implant.code_fitting import CodeFit
-from bundle.skull_implant.defect_class import NO_HOLE, SMALLEST_ML, class_by_shape
+from bundle.skull_implant.defect_class import NO_HOLE, class_by_shape
 from bundle.skull_implant.errors import InputError
-from bundle.skull_implant.facial_network import missing_bone, missing_ml
+from bundle.skull_implant.facial_network import FACIAL_ML, missing_bone, missing_ml
 from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
 
 
@@ -96,6 +96,6 @@ class CompletionInferer(Inferer):
         if network.facial_network is None or not bool((decided == NO_HOLE).any()):
             return decided
         missing = missing_bone(network.facial_network, image, network.completed(code, "facial"))
-        facial = missing_ml(missing, network.box) >= SMALLEST_ML
+        facial = missing_ml(missing, network.box) >= FACIAL_ML
         by_network = torch.where(facial, DEFECT_CLASSES.index("facial"), DEFECT_CLASSES.index("cranial"))
         return torch.where(decided == NO_HOLE, by_network, decided)
