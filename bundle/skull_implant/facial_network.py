@@ -21,7 +21,7 @@ FEWEST_LEVELS = 3
 COARSEST = 4  # voxels along an axis: below, instance norm has little to norm, and PyTorch 2 errs in bfloat16
 FINE_MM = 1.5  # axes with larger voxels are doubled
 FRONT = 2 / 3  # of the box is seen, from the front
-FACIAL_ML = 0.1  # of missing bone; less is none: undamaged validation persons had at most 0.01
+FACIAL_ML = 0.1  # of missing bone; a head without a hole of the vault that misses less is undamaged (validation)
 BEHIND = -30.0  # logit of missing bone further back; its sigmoid is 1e-13
 
 
