@@ -336,6 +336,43 @@ def test_a_closed_seam_is_no_film_over_the_bone(case: Case) -> None:
     assert case.ml(closed & over) <= case.ml(grooved & over) + 0.02
 
 
+def test_the_drill_holes_at_the_corners_of_a_hole_are_filled(any_case: Case) -> None:
+    right, anterior, superior = any_case.points
+    along_rays = 80.0 / np.maximum(superior + 80.0, 20.0)
+    right, anterior = np.abs(right * along_rays), np.abs(anterior * along_rays)
+    bone_flap = np.maximum(right, anterior) < 25.0
+    drilled = np.hypot(right - 28.0, anterior - 28.0) < 5.0
+    missing = any_case.whole & (superior > -60) & (bone_flap | drilled)
+
+    short, implant = (any_case.implant(any_case.whole & ~missing, corner_mm=mm) for mm in (0.0, 12.0))
+
+    ends = missing & (np.hypot(right, anterior) > 41.0)
+    print(f"{any_case.ml(ends & ~short):.2f} and {any_case.ml(ends & ~implant):.2f} of {any_case.ml(ends):.2f} ml open")
+    assert any_case.ml(ends & ~short) > 0.7 * any_case.ml(ends)
+    assert any_case.ml(ends & ~implant) < 0.6 * any_case.ml(ends & ~short)
+    assert dice(implant, missing) > dice(short, missing) + 0.005
+
+
+def test_a_cut_of_the_saw_beyond_the_corner_gets_no_tongue(case: Case) -> None:
+    right, anterior, superior = case.points
+    hole = ball(case.points, VERTEX, 30.0)
+    kerf = (np.abs(right) < 1.6) & (anterior > 0) & (anterior < 45.0) & (superior > -60)
+
+    implant = case.implant(case.whole & ~hole & ~kerf)
+
+    tongue = implant & (anterior > 33.0)
+    assert (case.whole & kerf & (anterior > 33.0)).any()
+    assert not tongue.any()
+
+
+def test_corners_end_where_the_scan_and_the_vault_end(cropped: Case) -> None:
+    hole = ball(cropped.points, (0.0, 60.0, -20.0), 30.0)  # reaches the top slice, above which nothing is known
+
+    implant = cropped.implant(cropped.whole & ~hole)
+
+    assert dice(implant, cropped.whole & hole) > 0.9
+
+
 def test_the_level_decides_how_thick_the_plate_is(case: Case) -> None:
     skull = case.whole & ~ball(case.points, TEMPLE, 30.0)
     volumes = [case.ml(case.implant(skull, level=level)) for level in (0.25, 0.5, 0.75)]

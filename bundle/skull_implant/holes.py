@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox
-from bundle.skull_implant.vault_rays import VaultRays
+from bundle.skull_implant.vault_rays import VaultRays, vault_center
 from bundle.skull_implant.vault_template import VaultTemplate
 
 
@@ -70,12 +70,28 @@ def open_parts(
         open_share: of a part's voxels that must see no bone.
         step_mm: along the ray.
     """
-    index = np.argwhere(core)
-    parts = np.zeros_like(core)
-    if not len(index):
-        return parts
-    center = np.array([0.0, 0.0, -template.vertex_mm * frame.scales[2]])
-    points = index * box.spacing_mm + box.affine[:3, 3] - center
+    walls = bony_sides(core, bone_share, frame, box, template, wall_mm, step_mm)
+    labels, count = ndimage.label(core & (walls < 2))
+    shares = ndimage.mean(walls == 0, labels, range(1, count + 1)) if count else []
+    return np.isin(labels, 1 + np.flatnonzero(np.asarray(shares) >= open_share))
+
+
+def bony_sides(
+    mask: np.ndarray,
+    bone_share: np.ndarray,
+    frame: CanonicalFrame,
+    box: CanonicalBox,
+    template: VaultTemplate,
+    wall_mm: float,
+    step_mm: float = 1.0,
+) -> np.ndarray:
+    """On how many sides, outwards and inwards, rays from the vault's center meet bone, (X, Y, Z) int; 2 off the mask.
+
+    Arguments as for :func:`open_parts`.
+    """
+    sides = np.full(mask.shape, 2)
+    index = np.argwhere(mask)
+    points = index * box.spacing_mm + box.affine[:3, 3] - vault_center(frame.scales, template)
     direction = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-6) / box.spacing_mm
     solid = (bone_share > 0.4).astype(np.uint8)
     way = np.arange(step_mm, wall_mm + step_mm, step_mm)
@@ -83,12 +99,8 @@ def open_parts(
     for side in (1.0, -1.0):
         samples = index[:, :, None] + side * direction[:, :, None] * way  # (P, 3, S) voxel indices
         walls += ndimage.map_coordinates(solid, samples.transpose(1, 0, 2), order=0, mode="constant").any(axis=1)
-    parts[tuple(index[walls < 2].T)] = True
-    free = np.zeros_like(core)
-    free[tuple(index[walls == 0].T)] = True
-    labels, count = ndimage.label(parts)
-    shares = ndimage.mean(free, labels, range(1, count + 1))
-    return np.isin(labels, 1 + np.flatnonzero(np.asarray(shares) >= open_share))
+    sides[tuple(index.T)] = walls
+    return sides
 
 
 def further_holes(

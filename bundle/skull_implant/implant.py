@@ -12,7 +12,7 @@ from scipy import ndimage
 from bundle.skull_implant.bounding_box import bounding_box
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox, crop_grid, to_native
-from bundle.skull_implant.holes import further_holes, open_parts
+from bundle.skull_implant.holes import bony_sides, further_holes, open_parts
 from bundle.skull_implant.vault_rays import vault_center
 from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Grid, Volume
@@ -28,6 +28,8 @@ class ImplantRules:
         level: probability above which the decoded skull is bone.
         core_mm: the hole's core is decoded bone at least this far from the patient's bone; a film never is.
         reach_mm: beyond `core_mm`, how far the implant may reach from its core towards and over the rim.
+        corner_mm: of a cranial implant, how far from its core it may reach where rays from the vault's center meet no
+            bone and half a core fits: into corners, such as the drill holes of a craniotomy, but not into a saw's cut.
         opening_mm: radius of the ball that must fit everywhere in the implant but at its seam with the bone.
         seam_mm: of decoded bone, what the opening took at the seam comes back where a ball of this radius does not fit
             between implant and bone; else the implant's edge would be round and leave a groove.
@@ -47,6 +49,7 @@ class ImplantRules:
     level: float = 0.5
     core_mm: float = 4.0
     reach_mm: float = 1.5
+    corner_mm: float = 12.0
     opening_mm: float = 1.0
     seam_mm: float = 2.0
     shell_mm: tuple[float, float] = (20.0, 8.0)
@@ -66,10 +69,12 @@ class Holes:
 
     Args:
         cores: (X, Y, Z) bool each, canonical: what is decoded far from all bone, the largest first.
+        corners: (X, Y, Z) bool, canonical: around the cores on rays that meet no bone; None in a face, which has none.
         below_ml: how much of the first goes on below the vault, towards the skull base, where no implant is designed.
     """
 
     cores: list[np.ndarray]
+    corners: np.ndarray | None = None
     below_ml: float = 0.0
 
 
@@ -120,20 +125,23 @@ def find_holes(
     Like it are, of a cranial defect, the cores that clearly fill another hole (:func:`further_holes`), and of a facial
     one all of at least `facial_share` of its size, together one core. Arguments as for :func:`design_implant`.
     """
-    far = far_from_bone(probability > rules.level, bone_share, box.spacing_mm, rules.core_mm)
-    far &= scanned(grid, frame, box, rules.border_mm)
+    in_scan = scanned(grid, frame, box, rules.border_mm)
+    far = in_scan & far_from_bone(probability > rules.level, bone_share, box.spacing_mm, rules.core_mm)
     if not cranial:
         core = large_components(far, rules.facial_share)
         return Holes([core] if core.any() else [])
-    in_vault = far & vault_shell(frame, box, template, rules.shell_mm)
-    labels, _ = ndimage.label(open_parts(in_vault, bone_share, frame, box, template, rules.wall_mm))
+    in_vault = in_scan & vault_shell(frame, box, template, rules.shell_mm)
+    labels, _ = ndimage.label(open_parts(far & in_vault, bone_share, frame, box, template, rules.wall_mm))
     sizes = np.bincount(labels.ravel())[1:]
     largest = [labels == 1 + number for number in np.argsort(-sizes, kind="stable")[: rules.maximum_candidates]]
     cores = [core for core in largest if not _at_root_of_nose(core, frame, box, template, rules)]
     if not cores:
         return Holes([])
-    further = further_holes(cores, bone_share, frame, box, template)
-    return Holes([cores[0], *further], _below_vault_ml(far, cores[0], frame, box, template))
+    holes = [cores[0], *further_holes(cores, bone_share, frame, box, template)]
+    around = in_vault & (_distance_mm(np.any(holes, axis=0), box.spacing_mm) <= rules.corner_mm)
+    corners = around & (bony_sides(around, bone_share, frame, box, template, rules.wall_mm) == 0)
+    corners = opened(corners, box.spacing_mm, rules.core_mm / 2)
+    return Holes(holes, corners, _below_vault_ml(far, cores[0], frame, box, template))
 
 
 def fill_holes(
@@ -161,13 +169,17 @@ def fill_holes(
         Bool voxels on the scan's grid, never on bone; all False when there is no hole.
     """
     implant = np.zeros(skull.voxels.shape, bool, order="F")  # x fastest, as volumes are read and written
+    margin_mm = (rules.core_mm if holes.corners is None else rules.corner_mm) + rules.reach_mm + 1.0
     for core in holes.cores:
-        window = _native_window(core, frame, box, skull.grid, margin_mm=rules.core_mm + rules.reach_mm + 1.0)
+        window = _native_window(core, frame, box, skull.grid, margin_mm)
         part = crop_grid(skull.grid, [s.start for s in window], [s.stop - s.start for s in window])
         bone = skull.voxels[window]
         decoded = to_native(probability, frame, box, part) > rules.level
         inside_core = to_native(core.astype(np.float32), frame, box, part) > 0.25
-        piece = _grow(decoded & ~bone, bone, inside_core, part.spacing, rules, share)
+        corners = np.zeros_like(bone)
+        if holes.corners is not None:
+            corners = to_native(holes.corners.astype(np.float32), frame, box, part) > 0.5
+        piece = _grow(decoded & ~bone, bone, inside_core, corners, part.spacing, rules, share)
         if piece.sum() * skull.grid.voxel_ml >= rules.minimum_ml:
             implant[window] |= piece
     return Volume(implant, skull.grid)
@@ -248,15 +260,17 @@ def _grow(
     difference: np.ndarray,
     bone: np.ndarray,
     core: np.ndarray,
+    corners: np.ndarray,
     spacing: tuple[float, ...],
     rules: ImplantRules,
     share: float,
 ) -> np.ndarray:
-    """The difference near the hole's core, opened but at the seam, its cavities filled; pieces of a share or more."""
+    """The difference near core and corners, opened but at the seam, its cavities filled; pieces of a share or more."""
     far = difference & core & (_distance_mm(bone, spacing) >= 0.75 * rules.core_mm)
     if not far.any():
         return far
-    near = difference & (_distance_mm(far, spacing) <= 0.75 * rules.core_mm + rules.reach_mm)
+    near_core = _distance_mm(far, spacing) <= 0.75 * rules.core_mm + rules.reach_mm
+    near = difference & (near_core | (_distance_mm(difference & corners, spacing) <= rules.reach_mm))
     piece = large_components(opened(near, spacing, rules.opening_mm), share)
     filled = np.asarray(ndimage.binary_fill_holes(piece)) & ~bone
     return _with_seam(filled, near, bone, spacing, rules.seam_mm)
@@ -265,13 +279,13 @@ def _grow(
 def _with_seam(
     piece: np.ndarray, decoded: np.ndarray, bone: np.ndarray, spacing: tuple[float, ...], radius_mm: float
 ) -> np.ndarray:
-    """A piece and what else is decoded in the groove between it and the bone, where a ball does not fit."""
+    """A piece and, within a radius of it, what is decoded in the groove between it and the bone, where no ball fits."""
     if not piece.any() or radius_mm <= 0:
         return piece
     solid = piece | bone
     outside = _distance_mm(solid, spacing) > radius_mm  # where the ball's middle may be
     groove = decoded & ~solid & (_distance_mm(outside, spacing) > radius_mm)
-    labels, _ = ndimage.label(piece | groove)
+    labels, _ = ndimage.label(piece | (groove & (_distance_mm(piece, spacing) <= radius_mm)))
     return np.isin(labels, np.unique(labels[piece]))
 
 
