@@ -240,10 +240,16 @@ def cropped() -> Case:
 
 @pytest.mark.parametrize(
     ("center", "radius_mm", "filled"),
-    [((0.0, 79.0, -84.0), 8.0, False), ((0.0, 79.0, -84.0), 20.0, True), ((79.0, 0.0, -84.0), 8.0, True)],
-    ids=["small between the orbits", "large between the orbits", "small at the temple"],
+    [
+        ((0.0, 79.0, -84.0), 8.0, False),
+        ((0.0, 79.0, -84.0), 20.0, True),
+        ((79.0, 0.0, -84.0), 8.0, True),
+        ((0.0, 75.0, -107.0), 15.0, False),
+        ((75.0, 0.0, -107.0), 15.0, True),
+    ],
+    ids=["small at the nose's root", "large there", "small at the temple", "in the nose's cavity", "low at the side"],
 )
-def test_a_small_opening_at_the_root_of_the_nose_is_no_hole(
+def test_openings_of_the_nose_are_no_holes(
     case: Case, center: tuple[float, float, float], radius_mm: float, filled: bool
 ) -> None:
     hole = case.whole & ball(case.points, center, radius_mm)

@@ -174,6 +174,41 @@ def test_a_wall_that_rays_graze_hardly_counts(bone: tuple[np.ndarray, np.ndarray
     assert robust > trusted + 0.01
 
 
+def _dented(center: tuple[float, float, float]) -> np.ndarray:
+    """Where a vault of two heads' sizes is the smaller one, on the fine grid."""
+    return ball(FINE.coordinates().numpy(), center, 18.0)
+
+
+@pytest.mark.parametrize("both_sides", [True, False])
+def test_the_other_side_of_the_head_tells_the_detail_in_a_hole(
+    bone: tuple[np.ndarray, np.ndarray], both_sides: bool
+) -> None:
+    _, hole = bone
+    dents = _dented((-HOLE[0], *HOLE[1:])) | (_dented(HOLE) & both_sides)
+    share = np.where(dents, _share(pose(scales=(0.96, 0.98, 0.95)), FINE), _share(HEAD, FINE)).astype(np.float32)
+    truth, decoded = (share > 0.5) & hole, _share(HEAD, COARSE)
+
+    alone, asked = (
+        dice((_refined(decoded, np.where(hole, 0.0, share), RimFit(mirror_share=each)) > 0.5) & hole, truth)
+        for each in (0.0, 0.7)
+    )
+
+    print(f"in the hole: DSC {alone:.3f} without and {asked:.3f} with the other side, dented on both sides {both_sides}")
+    assert (asked > alone + 0.02) == both_sides
+    assert asked > alone - 0.06
+
+
+def test_a_hole_across_the_midline_has_no_other_side() -> None:
+    hole = ball(FINE.coordinates().numpy(), (0.0, 20.0, 0.0), 30.0)
+    share = np.where(hole, 0.0, _share(HEAD, FINE)).astype(np.float32)
+    decoded = _share(HEAD, COARSE, moved_mm=2.0)
+
+    alone, asked = (_refined(decoded, share, RimFit(mirror_share=each)) for each in (0.0, 0.7))
+
+    inside = ball(FINE.coordinates().numpy(), (0.0, 20.0, 0.0), 22.0)
+    np.testing.assert_allclose(asked[inside], alone[inside], atol=0.1)
+
+
 class _Eraser:
     """A hole network that is sure of no bone anywhere."""
 

@@ -44,6 +44,7 @@ class ImplantRules:
         nose_ml: a smaller core at the root of the nose is no hole: there the frontal sinus and the nose leave openings.
         nose_deg: polar angle from which on, in front and within `nose_mm` of the midline, the root of the nose lies.
         nose_mm: half its width.
+        nose_cavity_deg: from here on, between the same limits, lies the cavity of the nose, where nothing is a hole.
     """
 
     level: float = 0.5
@@ -61,6 +62,7 @@ class ImplantRules:
     nose_ml: float = 0.5
     nose_deg: float = 85.0
     nose_mm: float = 20.0
+    nose_cavity_deg: float = 100.0
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def find_holes(
     labels, _ = ndimage.label(open_parts(far & in_vault, bone_share, frame, box, template, rules.wall_mm))
     sizes = np.bincount(labels.ravel())[1:]
     largest = [labels == 1 + number for number in np.argsort(-sizes, kind="stable")[: rules.maximum_candidates]]
-    cores = [core for core in largest if not _at_root_of_nose(core, frame, box, template, rules)]
+    cores = [core for core in largest if not _in_nose(core, frame, box, template, rules)]
     if not cores:
         return Holes([])
     holes = [cores[0], *further_holes(cores, bone_share, frame, box, template)]
@@ -222,15 +224,15 @@ def vault_shell(
     return np.asarray(near.reshape(box.spatial_size))
 
 
-def _at_root_of_nose(
+def _in_nose(
     core: np.ndarray, frame: CanonicalFrame, box: CanonicalBox, template: VaultTemplate, rules: ImplantRules
 ) -> bool:
-    """Whether a core is small and its middle lies between the orbits."""
-    if np.count_nonzero(core) * np.prod(box.spacing_mm) / 1000.0 >= rules.nose_ml:
-        return False
+    """Whether a core's middle lies in the cavity of the nose, or the core is small and lies at its root."""
     middle = np.argwhere(core).mean(0) * box.spacing_mm + box.affine[:3, 3]
     _, theta = template.radius((middle - vault_center(frame.scales, template))[None] / frame.scales)
-    return bool(theta[0] > rules.nose_deg and middle[1] > 0 and abs(middle[0]) < rules.nose_mm)
+    small = np.count_nonzero(core) * np.prod(box.spacing_mm) / 1000.0 < rules.nose_ml
+    begins_deg = rules.nose_deg if small else rules.nose_cavity_deg
+    return bool(theta[0] > begins_deg and middle[1] > 0 and abs(middle[0]) < rules.nose_mm)
 
 
 def _below_vault_ml(

@@ -3,7 +3,8 @@
 A decoded skull is a millimeter or so off, and so would be the implant's edge. The vault is a shell around its center,
 so its error is measured where there is bone, along rays from the center and for the outer and the inner table apart,
 carried smoothly across the hole, and taken back. What the decoder says is first averaged with what the shape model of
-the tables says of this patient: their errors are different ones.
+the tables says of this patient: their errors are different ones. In a hole on one side the other side of the head tells
+the detail: its errors, moved smoothly onto those around the hole, are most of what is taken back.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from bundle.skull_implant.table_model import PLATE_MM, TableModel, nearest_fille
 from bundle.skull_implant.vault_rays import VaultRays, sample_box, vault_center, vault_radius
 from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Volume
+
+
+TRUSTED = 0.3  # weight from which on an error is one of the table, not of something else
 
 
 class Refined(NamedTuple):
@@ -61,6 +65,9 @@ class RimFit:
         stiffness: weight of the field's curvature against its distance from a measurement, on 1.5 degree rays.
         tension: weight of its slope; keeps it from overshooting in large holes.
         robust_mm: a measurement this far from the smooth field counts a quarter: a wall of the hole that a ray grazes.
+        mirror_share: of what the other side of the head says, where it has bone and the hole's own side has none.
+        mirror_deg: distance from the measured bone from which on it has all of that share; at the rim it has none.
+        mirror_blur_deg: standard deviation that the other side is blurred with, because no head is symmetric to a ray.
         fine_mm: axes with larger voxels are doubled for the corrected grid.
         bridge_share: of a hole's rays that must meet decoded bone, so that the others are bridged: a decoder that
             doubts leaves openings where its probability falls below one half.
@@ -80,6 +87,9 @@ class RimFit:
     stiffness: float = 2.0
     tension: float = 0.05
     robust_mm: float = 0.6
+    mirror_share: float = 0.7
+    mirror_deg: float = 4.5
+    mirror_blur_deg: float = 1.0
     fine_mm: float = FINE_MM
     bridge_share: float = 0.3
     bridge_deg: float = 95.0
@@ -194,8 +204,32 @@ class RimFit:
         away = self._away_from_rim(bone, self.rim_deg)
         measured = np.broadcast_to(away, errors.shape).astype(float)
         errors = np.where(measured > 0, errors, 0.0)
+        smooth, weights = self._robustly_smooth(errors, measured)
+        if self.mirror_share:
+            other = ndimage.gaussian_filter(
+                np.where(weights > TRUSTED, errors, smooth), (0.0, *[self.mirror_blur_deg / self.rays.step_deg] * 2)
+            )[:, ::-1]
+            moved, _ = self._robustly_smooth(errors - other, measured)
+            smooth = smooth + self._share_of_other_side(away, real) * (other + moved - smooth)
+        return smooth, away
+
+    def _robustly_smooth(self, errors: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Errors (2, N, N) mm carried smoothly over all rays, and what each of them weighs in that, from 0 to 1."""
         off = (errors - self._smooth(errors, measured)) / self.robust_mm
-        return self._smooth(errors, measured / np.square(1 + np.square(off))), away
+        weights = measured / np.square(1 + np.square(off))
+        return self._smooth(errors, weights), weights
+
+    def _share_of_other_side(self, measured: np.ndarray, real: np.ndarray) -> np.ndarray:
+        """Share (N, N) of what the other side of the head says on each ray.
+
+        Args:
+            measured: (N, N) bool.
+            real: (2, N, N) mm, tables of the patient, NaN where there is no bone.
+        """
+        steps = ndimage.distance_transform_edt(~measured) * self.rays.step_deg / self.mirror_deg
+        bone = np.isfinite(real).all(0) | (self.rays.polar_deg > self.bridge_deg)
+        other = ndimage.gaussian_filter(ndimage.binary_opening(bone, iterations=2)[::-1].astype(float), 1.0)
+        return np.asarray(self.mirror_share * np.minimum(steps, 1.0) * other)
 
     def _away_from_rim(self, bone: np.ndarray, distance_deg: float) -> np.ndarray:
         cells = max(1, round(distance_deg / self.rays.step_deg))
