@@ -193,7 +193,9 @@ def test_the_other_side_of_the_head_tells_the_detail_in_a_hole(
         for each in (0.0, 0.7)
     )
 
-    print(f"in the hole: DSC {alone:.3f} without and {asked:.3f} with the other side, dented on both sides {both_sides}")
+    print(
+        f"in the hole: DSC {alone:.3f} without and {asked:.3f} with the other side, dented on both sides {both_sides}"
+    )
     assert (asked > alone + 0.02) == both_sides
     assert asked > alone - 0.06
 

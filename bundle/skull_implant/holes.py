@@ -89,7 +89,7 @@ def bony_sides(
 
     Arguments as for :func:`open_parts`.
     """
-    sides = np.full(mask.shape, 2)
+    sides = np.full(mask.shape, 2, np.int8)
     index = np.argwhere(mask)
     points = index * box.spacing_mm + box.affine[:3, 3] - vault_center(frame.scales, template)
     direction = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-6) / box.spacing_mm

@@ -140,9 +140,10 @@ def find_holes(
     if not cores:
         return Holes([])
     holes = [cores[0], *further_holes(cores, bone_share, frame, box, template)]
-    around = in_vault & (_distance_mm(np.any(holes, axis=0), box.spacing_mm) <= rules.corner_mm)
+    spacing = tuple(float(mm) for mm in box.spacing_mm)
+    around = in_vault & (_distance_mm(np.any(holes, axis=0), spacing) <= rules.corner_mm)
     corners = around & (bony_sides(around, bone_share, frame, box, template, rules.wall_mm) == 0)
-    corners = opened(corners, box.spacing_mm, rules.core_mm / 2)
+    corners = opened(corners, spacing, rules.core_mm / 2)
     return Holes(holes, corners, _below_vault_ml(far, cores[0], frame, box, template))
 
 

@@ -26,7 +26,6 @@ from bundle.skull_implant.vault_rays import VaultRays, sample_box, vault_center,
 from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Volume
 
-
 TRUSTED = 0.3  # weight from which on an error is one of the table, not of something else
 
 
