@@ -14,8 +14,9 @@ from monai.networks.utils import pixelunshuffle
 from bundle.skull_implant.canonical_grid import CanonicalBox
 from bundle.skull_implant.defect_class import NO_HOLE, UNDECIDED
 from bundle.skull_implant.errors import InputError
-from bundle.skull_implant.facial_fit import THIN_BONE, FacialFit
+from bundle.skull_implant.facial_fit import FacialFit
 from bundle.skull_implant.facial_network import (
+    THIN_BONE,
     FacialNetwork,
     fine_box,
     finer,

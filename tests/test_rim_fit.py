@@ -264,3 +264,26 @@ def test_the_facial_network_has_its_share_of_that_say(logit: float, kept: bool) 
     assert (np.mean(asked[whole]) > 0.7) == kept
     behind = FINE.coordinates().numpy()[1] < 0.0
     np.testing.assert_array_equal(asked[behind], erased[behind])
+
+
+@pytest.mark.parametrize(("azimuth_deg", "kept"), [(0.0, True), (75.0, False)], ids=["in front", "at the side"])
+def test_bone_that_the_facial_network_is_sure_of_stays_low_in_front(azimuth_deg: float, kept: bool) -> None:
+    side, front = np.sin(np.deg2rad(azimuth_deg)), np.cos(np.deg2rad(azimuth_deg))
+    points = FINE.coordinates().numpy()
+    hole = ball(points, (72.0 * side, 80.0 * front, -85.0), 20.0)
+    share = np.where(hole, 0.0, _share(HEAD, FINE)).astype(np.float32)
+    facial = _surely(make_facial_network(COARSE), 9.0)
+    network = cast(HoleCompletion, _Eraser())
+
+    silent, sure = (
+        _refined(_share(HEAD, COARSE), share, RimFit(None, network, facial, 1.0, facial_share=0.0, roof_deg=each))
+        for each in (180.0, 80.0)
+    )
+
+    above = points + np.array([0.0, 0.0, EGG.vertex_mm * HEAD.scales[2]])[:, None, None, None]
+    polar_deg = np.rad2deg(np.arctan2(np.hypot(above[0], above[1]), above[2]))
+    low, high = (TRUTH & hole & part for part in (polar_deg > 85.0, polar_deg < 78.0))
+    print(f"{np.mean(silent[low]):.2f} of the bone without, {np.mean(sure[low]):.2f} with what it is sure of")
+    assert np.mean(silent[low]) < 0.4
+    assert (np.mean(sure[low]) > 0.8) == kept
+    np.testing.assert_array_equal(sure[high], silent[high])

@@ -9,12 +9,11 @@ import torch
 
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import to_canonical
-from bundle.skull_implant.facial_network import missing_in, missing_ml
+from bundle.skull_implant.facial_network import THIN_BONE, missing_in, missing_ml
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.rim_fit import Refined
 from bundle.skull_implant.volume import Volume
 
-THIN_BONE = 1.2  # times a probability of missing bone: thin bone fills no voxel by half and would be lost
 SURE_ML = 0.7  # with less missing bone the network is unsure of what is missing, and the decoded skull stays
 
 

@@ -18,7 +18,7 @@ from scipy.sparse import linalg
 
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
-from bundle.skull_implant.facial_network import FINE_MM, FacialNetwork, missing_in
+from bundle.skull_implant.facial_network import FINE_MM, THIN_BONE, FacialNetwork, missing_in
 from bundle.skull_implant.hole_completion import HoleCompletion
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.table_model import PLATE_MM, TableModel, nearest_filled
@@ -58,6 +58,9 @@ class RimFit:
             pair of smooth tables. Further up and at the back it is, and the hole network made it worse (validation).
         facial_share: of the facial network in that say. Along rays an orbit's roof is a streak, in voxels it is a roof.
         learned_deg: polar angles from and down to which they have one.
+        roof_deg: polar angle from which on, in front, bone that the facial network is sure of is bone, whatever the
+            others say: the orbits' roofs and the frontal sinus are thin, and their shares add up to no bone.
+        roof_front: cosine of the angle to straight ahead within which that is.
         rays: along which the vault is measured.
         match_mm: a larger distance between expected and real table is no error but a hole, a strap or another bone.
         rim_deg: bone nearer to missing bone is not measured, because its edge may be beveled.
@@ -80,6 +83,8 @@ class RimFit:
     learned_share: float = 0.75
     facial_share: float = 0.5
     learned_deg: tuple[float, float] = (50.0, 117.0)
+    roof_deg: float = 80.0
+    roof_front: float = 0.5
     rays: VaultRays = field(default_factory=VaultRays)
     match_mm: float = 5.0
     rim_deg: float = 1.5
@@ -177,10 +182,13 @@ class RimFit:
             there = near[over]
             tables = (each[over] for each in (above, outer + outer_error, inner + inner_error))
             said = 1.0 / (1.0 + np.exp(-learned.logits_at(points[there], *tables)))
+            surely = np.zeros_like(said)
             if self.facial is not None and over.any():
-                whole = np.minimum(bone_share + missing_in(self.facial, bone_share, probability), 1.0)
-                said += self.facial_share * (whole.ravel()[there] - said)
-            result[there] += shares[over] * (said - result[there])
+                missing = missing_in(self.facial, bone_share, probability)
+                said += self.facial_share * (np.minimum(bone_share + missing, 1.0).ravel()[there] - said)
+                roof = (theta[there] > self.roof_deg) & (direction[over][:, 1] > self.roof_front)
+                surely = roof * np.minimum(bone_share + THIN_BONE * missing, 1.0).ravel()[there]
+            result[there] = np.maximum(result[there] + shares[over] * (said - result[there]), surely)
             nearest = learned.rays.nearest_in(rays)
             expected_dsc = learned.expected_dsc(in_hole[nearest][:, nearest])
         return result.reshape(fine.spatial_size), expected_dsc
