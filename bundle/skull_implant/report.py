@@ -41,7 +41,7 @@ class ReviewRules:
     minimum_coverage: float = 0.6
     minimum_agreement: float = 0.6
     minimum_class_probability: float = 0.6
-    minimum_expected_dsc: float = 0.84
+    minimum_expected_dsc: float = 0.85
     maximum_thin_share: float = 0.05
     maximum_volume_error: float = 0.02
     maximum_clearance_error_mm: float = 0.05
