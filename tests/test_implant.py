@@ -245,11 +245,19 @@ def cropped() -> Case:
         ((0.0, 79.0, -84.0), 20.0, True),
         ((79.0, 0.0, -84.0), 8.0, True),
         ((0.0, 75.0, -107.0), 15.0, False),
+        ((50.0, 62.0, -107.0), 15.0, False),
         ((75.0, 0.0, -107.0), 15.0, True),
     ],
-    ids=["small at the nose's root", "large there", "small at the temple", "in the nose's cavity", "low at the side"],
+    ids=[
+        "small at the nose's root",
+        "large there",
+        "small at the temple",
+        "in the nose's cavity",
+        "at the cheek",
+        "low at the side",
+    ],
 )
-def test_openings_of_the_nose_are_no_holes(
+def test_openings_of_the_face_are_no_holes(
     case: Case, center: tuple[float, float, float], radius_mm: float, filled: bool
 ) -> None:
     hole = case.whole & ball(case.points, center, radius_mm)

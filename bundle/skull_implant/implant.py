@@ -44,7 +44,8 @@ class ImplantRules:
         nose_ml: a smaller core at the root of the nose is no hole: there the frontal sinus and the nose leave openings.
         nose_deg: polar angle from which on, in front and within `nose_mm` of the midline, the root of the nose lies.
         nose_mm: half its width.
-        nose_cavity_deg: from here on, between the same limits, lies the cavity of the nose, where nothing is a hole.
+        face_deg: from here on, at least `face_mm` in front of the vault's center, nothing is a hole: there is the face.
+        face_mm: where it begins.
     """
 
     level: float = 0.5
@@ -62,7 +63,8 @@ class ImplantRules:
     nose_ml: float = 0.5
     nose_deg: float = 85.0
     nose_mm: float = 20.0
-    nose_cavity_deg: float = 100.0
+    face_deg: float = 100.0
+    face_mm: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def find_holes(
     labels, _ = ndimage.label(open_parts(far & in_vault, bone_share, frame, box, template, rules.wall_mm))
     sizes = np.bincount(labels.ravel())[1:]
     largest = [labels == 1 + number for number in np.argsort(-sizes, kind="stable")[: rules.maximum_candidates]]
-    cores = [core for core in largest if not _in_nose(core, frame, box, template, rules)]
+    cores = [core for core in largest if not _in_face(core, frame, box, template, rules)]
     if not cores:
         return Holes([])
     holes = [cores[0], *further_holes(cores, bone_share, frame, box, template)]
@@ -225,15 +227,15 @@ def vault_shell(
     return np.asarray(near.reshape(box.spatial_size))
 
 
-def _in_nose(
+def _in_face(
     core: np.ndarray, frame: CanonicalFrame, box: CanonicalBox, template: VaultTemplate, rules: ImplantRules
 ) -> bool:
-    """Whether a core's middle lies in the cavity of the nose, or the core is small and lies at its root."""
+    """Whether a core's middle lies in the face, or the core is small and lies at the root of the nose."""
     middle = np.argwhere(core).mean(0) * box.spacing_mm + box.affine[:3, 3]
     _, theta = template.radius((middle - vault_center(frame.scales, template))[None] / frame.scales)
     small = np.count_nonzero(core) * np.prod(box.spacing_mm) / 1000.0 < rules.nose_ml
-    begins_deg = rules.nose_deg if small else rules.nose_cavity_deg
-    return bool(theta[0] > begins_deg and middle[1] > 0 and abs(middle[0]) < rules.nose_mm)
+    at_nose = small and theta[0] > rules.nose_deg and middle[1] > 0 and abs(middle[0]) < rules.nose_mm
+    return bool(at_nose or (theta[0] > rules.face_deg and middle[1] > rules.face_mm))
 
 
 def _below_vault_ml(
