@@ -379,14 +379,6 @@ def test_a_cut_of_the_saw_beyond_the_corner_gets_no_tongue(case: Case) -> None:
     assert not tongue.any()
 
 
-def test_corners_end_where_the_scan_and_the_vault_end(cropped: Case) -> None:
-    hole = ball(cropped.points, (0.0, 60.0, -20.0), 30.0)  # reaches the top slice, above which nothing is known
-
-    implant = cropped.implant(cropped.whole & ~hole)
-
-    assert dice(implant, cropped.whole & hole) > 0.9
-
-
 def test_the_level_decides_how_thick_the_plate_is(case: Case) -> None:
     skull = case.whole & ~ball(case.points, TEMPLE, 30.0)
     volumes = [case.ml(case.implant(skull, level=level)) for level in (0.25, 0.5, 0.75)]

@@ -200,15 +200,19 @@ def test_the_other_side_of_the_head_tells_the_detail_in_a_hole(
     assert asked > alone - 0.06
 
 
-def test_a_hole_across_the_midline_has_no_other_side() -> None:
-    hole = ball(FINE.coordinates().numpy(), (0.0, 20.0, 0.0), 30.0)
-    share = np.where(hole, 0.0, _share(HEAD, FINE)).astype(np.float32)
-    decoded = _share(HEAD, COARSE, moved_mm=2.0)
+@pytest.mark.parametrize(("right_deg", "share"), [(45.0, 0.7), (0.0, 0.0)], ids=["one side", "across the midline"])
+def test_the_other_side_has_a_share_where_it_has_bone(right_deg: float, share: float) -> None:
+    fit = RimFit()
+    directions = fit.rays.plane.directions()
+    middle = np.array([np.sin(np.deg2rad(right_deg)), 0.0, np.cos(np.deg2rad(right_deg))])
+    away_deg = np.rad2deg(np.arccos(np.clip(directions @ middle, -1.0, 1.0)))
+    bone = (away_deg > 25.0) & (fit.rays.polar_deg < fit.rays.lowest_deg)
+    tables = np.where(bone, 0.0, np.nan) * np.ones((2, 1, 1))
 
-    alone, asked = (_refined(decoded, share, RimFit(mirror_share=each)) for each in (0.0, 0.7))
+    found = fit._share_of_other_side(bone, tables)
 
-    inside = ball(FINE.coordinates().numpy(), (0.0, 20.0, 0.0), 22.0)
-    np.testing.assert_allclose(asked[inside], alone[inside], atol=0.1)
+    np.testing.assert_allclose(found[away_deg < 15.0], share, atol=0.01)
+    np.testing.assert_array_equal(found[bone], 0.0)
 
 
 class _Eraser:

@@ -174,7 +174,7 @@ def fill_holes(
         Bool voxels on the scan's grid, never on bone; all False when there is no hole.
     """
     implant = np.zeros(skull.voxels.shape, bool, order="F")  # x fastest, as volumes are read and written
-    margin_mm = (rules.core_mm if holes.corners is None else rules.corner_mm) + rules.reach_mm + 1.0
+    margin_mm = max(rules.core_mm, 0.0 if holes.corners is None else rules.corner_mm) + rules.reach_mm + 1.0
     for core in holes.cores:
         window = _native_window(core, frame, box, skull.grid, margin_mm)
         part = crop_grid(skull.grid, [s.start for s in window], [s.stop - s.start for s in window])
