@@ -35,6 +35,8 @@ class ReviewRules:
             surfaces that overlap by a part of a voxel.
         maximum_below_vault_ml: of the hole, going on below the vault, where no implant is designed.
         maximum_openings: through-holes of a cranial implant: where the model is unsure it leaves the hole open.
+        minimum_hole_cover: share of its hole that a cranial implant closes; of 24 validation cases those that did not
+            close all of it closed 0.90 to 0.99, and that of the first had other faults.
     """
 
     maximum_tilt_deg: float = 30.0
@@ -48,6 +50,7 @@ class ReviewRules:
     maximum_overlap_mm: float = 0.5
     maximum_below_vault_ml: float = 0.5
     maximum_openings: int = 0
+    minimum_hole_cover: float = 0.95
 
 
 def describe(
@@ -125,10 +128,12 @@ def about_run(model_file: str | Path, gamma: float, threshold_hu: float, device:
 
 
 def _rim(data: dict[str, Any]) -> dict[str, Any]:
-    """How the mask of a cranial implant meets the bone, mm; nothing for a facial one or where no rim was found."""
+    """What share of its hole a cranial implant closes, and how it meets the bone, mm; nothing for a facial one."""
     found = asdict(data["rim"]) if "rim" in data else {}
     known = {name: round(value, 2) for name, value in found.items() if np.isfinite(value)}
-    return {"rim": known} if known else {}
+    cover = data.get("hole_cover", np.nan)
+    closed = {} if np.isnan(cover) else {"hole_cover": round(float(cover), 3)}
+    return closed | ({"rim": known} if known else {})
 
 
 def _expected(data: dict[str, Any]) -> dict[str, float]:
@@ -168,7 +173,7 @@ def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -
             "a facial implant is coarse, because a face holds more detail than the model's voxels; see that it will do",
         ),
         (
-            data.get("expected_dsc", np.nan) < rules.minimum_expected_dsc,
+            implant["volume_ml"] > 0 and data.get("expected_dsc", np.nan) < rules.minimum_expected_dsc,
             f"the implant is expected to overlap the missing bone by DSC {data.get('expected_dsc', np.nan):.2f}, "
             f"less than {rules.minimum_expected_dsc}",
         ),
@@ -183,6 +188,11 @@ def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -
         (
             kind == "cranial" and implant.get("openings", 0) > rules.maximum_openings,
             f"the implant leaves {implant.get('openings', 0)} openings in itself",
+        ),
+        (
+            implant.get("hole_cover", np.nan) < rules.minimum_hole_cover,
+            f"the implant closes {implant.get('hole_cover', np.nan):.0%} of its hole, less than "
+            f"{rules.minimum_hole_cover:.0%}",
         ),
     ]
     return [reason for holds, reason in found if holds]

@@ -19,6 +19,7 @@ from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.facial_fit import FacialFit
 from bundle.skull_implant.fitness import FitnessRules, check_scan, check_vault
 from bundle.skull_implant.head_strap import strap_ml
+from bundle.skull_implant.hole_cover import hole_cover
 from bundle.skull_implant.implant import Holes, ImplantRules, fill_holes, find_holes
 from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
 from bundle.skull_implant.options import Options
@@ -186,7 +187,8 @@ class Implantd(CaseTransform):
     """Add `implant` and `completed`, bool Volumes on the scan's grid, from `pred`; and `decoded` if it is to be kept.
 
     Also adds what the report says of the model and the hole: `defect_class`, `agreement` and `below_vault_ml`; of a
-    cranial implant also `rim`, its gap and step; and `completion`, from which other implants of the case can be made.
+    cranial implant also `rim`, its gap and step, and `hole_cover`; and `completion`, from which other implants of the
+    case can be made.
 
     Args:
         network: gives the box and the mean vault.
@@ -226,6 +228,9 @@ class Implantd(CaseTransform):
             data["completed"] = Volume(skull.voxels | data["implant"].voxels, skull.grid)
             if data["defect_class"] == "cranial":
                 data["rim"] = rim_gap_and_step(data["implant"].voxels, skull, frame, self.template)
+                data["hole_cover"] = hole_cover(
+                    data["implant"], data["completion"].bone_share, frame, data["completion"].box, self.template
+                )
             if self.keep_decoded:
                 decoded = to_native(probability, frame, self.box, skull.grid) > self.rules.level
                 data["decoded"] = Volume(decoded, skull.grid)
