@@ -191,6 +191,7 @@ def test_the_report_says_what_was_done_and_how_well(by_script: tuple[Path, Outco
     assert report["implant"]["watertight"] is True
     assert report["implant"]["thickness_mm"]["median"] > 2.0
     assert report["defect_class"] == "cranial"  # of a facial implant there is no rim in the vault
+    assert report["implant"]["hole_cover"] == 1.0
     assert {name: value < 0.6 for name, value in report["implant"]["rim"].items()} == {
         "gap_outer_mm": True,
         "gap_inner_mm": True,
