@@ -128,10 +128,27 @@ def test_the_others_are_ranked_by_gap_and_step(cranial: dict[str, Any]) -> None:
     fits = [each.fit_mm() for each in cranial["candidates"][1:]]
 
     assert fits == sorted(fits)
+    assert [each.cover for each in cranial["candidates"]] == [1.0] * len(cranial["candidates"])
     assert all(0 <= each < 3 for each in fits)
     figures = cranial["candidates"][0].figures()
     assert figures["volume_ml"] == pytest.approx(cranial["implant"].voxels.sum() * 0.008, abs=0.01)
     assert set(figures["rim"]) == {"gap_outer_mm", "gap_inner_mm", "step_outer_mm", "step_inner_mm"}
+
+
+def test_those_that_close_a_part_of_the_hole_only_come_last(
+    network: SkullCompleter, case: dict[str, Any], cranial: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = cranial["candidates"][1]
+    volume = best.implant.voxels.sum()
+    monkeypatch.setattr(
+        "bundle.skull_implant.transforms.hole_cover", lambda implant, *_: 0.5 if implant.voxels.sum() == volume else 1.0
+    )
+
+    others = _with(network, case, count=6)["candidates"][1:]
+
+    assert [each.cover for each in others] == [1.0] * (len(others) - 1) + [0.5]
+    assert others[-1].name == best.name
+    assert others[-1].figures()["hole_cover"] == 0.5
 
 
 def test_a_facial_defect_gets_steps_of_gamma(facial: dict[str, Any]) -> None:

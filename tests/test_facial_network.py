@@ -39,7 +39,7 @@ from bundle.skull_implant.training_data import SkullBatches, SkullDataset
 from bundle.skull_implant.transforms import CaseData, Implantd
 from bundle.skull_implant.unet_training import ImplantLoss
 from bundle.skull_implant.volume import Volume
-from tests.end_to_end import run_module
+from tests.end_to_end import Outcome, run_module
 from tests.made_up_skulls import pose
 from tests.small_models import BOX, small_dataset, small_images, small_network
 
@@ -394,10 +394,17 @@ def test_the_workflow_adds_a_network_to_a_model(tmp_path: Path) -> None:
         "tensorboard": "False",
     }
 
-    done = run_module(
-        "monai.bundle", "run", "facial_training", *(word for key in words for word in (f"--{key}", words[key]))
-    )
+    def run(**more: str) -> Outcome:
+        given = words | more
+        return run_module(
+            "monai.bundle", "run", "facial_training", *(word for key in given for word in (f"--{key}", given[key]))
+        )
 
+    refused, done = run(start_unet=str(tmp_path / "unet.pt")), run()
+
+    assert refused.status == 1
+    assert "Traceback" not in refused.stderr
+    assert "unet.pt: a U-Net must exist, no such file" in refused.stderr.splitlines()[-1]
     assert done.status == 0, done.stderr
     trained = SkullCompleter.from_file(tmp_path / "run" / "model.pt").state_dict()
     start = torch.load(tmp_path / "start.pt", weights_only=True)

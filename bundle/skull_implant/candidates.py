@@ -21,7 +21,8 @@ import torch
 from bundle.skull_implant.metrics import dice
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.plate_posterior import LIMITS, Plate, PlatePosterior
-from bundle.skull_implant.rim_metrics import RimScore, rim_gap_and_step
+from bundle.skull_implant.report import ReviewRules
+from bundle.skull_implant.rim_metrics import RimScore
 from bundle.skull_implant.transforms import CaseData, CaseTransform, Completion, Implantd, timed
 from bundle.skull_implant.volume import Volume
 
@@ -42,6 +43,7 @@ class CandidateRules:
         seed: of all random numbers.
         facial_log_sd: standard deviation of the logarithm of gamma in samples of a facial implant, which scales the
             facial network's probabilities: some draws are surer than it is and some less.
+        minimum_cover: candidates that close a smaller share of their hole come last, however well they fit.
     """
 
     deviations: float = 1.64
@@ -51,6 +53,7 @@ class CandidateRules:
     samples: int = 10
     seed: int = 0
     facial_log_sd: float = 0.5
+    minimum_cover: float = ReviewRules.minimum_hole_cover
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Candidate:
         gamma: that it was decoded with.
         rim: its gap and step.
         dsc: overlap with the recommended implant.
+        cover: share of its hole that it closes; NaN of a facial one.
     """
 
     name: str
@@ -70,6 +74,7 @@ class Candidate:
     gamma: float
     rim: RimScore
     dsc: float
+    cover: float = math.nan
 
     def fit_mm(self) -> float:
         """Sum of gaps and steps, mm; infinite where there is no rim to measure at, as of a facial implant."""
@@ -85,6 +90,7 @@ class Candidate:
             "gamma": round(self.gamma, 4),
             "volume_ml": volume_ml,
             "dsc_with_recommended": round(self.dsc, 3),
+            "hole_cover": round(self.cover, 3) if math.isfinite(self.cover) else None,
             "rim": rim,
         }
 
@@ -143,13 +149,13 @@ class Candidatesd(CaseTransform):
             return []
 
         def measured(name: str, implant: Volume, gamma: float, dsc: float) -> Candidate:
-            if implant is first and "rim" in data:
-                rim = data["rim"]
-            elif "rim" in data:
-                rim = rim_gap_and_step(implant.voxels, data["skull"], data["frame"], self.network.template)
-            else:  # a face has no rim to measure at
-                rim = RimScore(*[math.nan] * 4)
-            return Candidate(name, implant, gamma, rim, dsc)
+            if data["defect_class"] != "cranial":  # a face has no rim to measure at
+                rim, cover = RimScore(*[math.nan] * 4), math.nan
+            elif implant is first:
+                rim, cover = data["rim"], data["hole_cover"]
+            else:
+                rim, cover = self.designer.measure(implant, data)
+            return Candidate(name, implant, gamma, rim, dsc, cover)
 
         found = [measured(RECOMMENDED, first, self.gamma, 1.0)]
         for name, gamma, implant in itertools.islice(alternatives.proposals(), self.rules.attempts * self.count):
@@ -158,7 +164,8 @@ class Candidatesd(CaseTransform):
                 found.append(measured(name, implant, gamma, overlaps[0]))
             if len(found) == self.count:
                 break
-        return [found[0], *sorted(found[1:], key=lambda each: (each.fit_mm(), -each.dsc))]
+        least = self.rules.minimum_cover
+        return [found[0], *sorted(found[1:], key=lambda each: (each.cover < least, each.fit_mm(), -each.dsc))]
 
 
 class Alternatives:

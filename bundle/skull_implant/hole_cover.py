@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
+from bundle.skull_implant.bounding_box import bounding_box
 from bundle.skull_implant.canonical_frame import CanonicalFrame
-from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
+from bundle.skull_implant.canonical_grid import CanonicalBox, crop_grid, to_canonical
 from bundle.skull_implant.vault_rays import VaultRays
 from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Volume
@@ -52,9 +53,15 @@ def hole_cover(
     """
     rules = rules or CoverRules()
     rays, scales = rules.rays, frame.scales
+    window = bounding_box(implant.voxels, margin=(4, 4, 4))
+    if window is None:
+        return float("nan")
+    piece = implant.voxels[window]
+    part = crop_grid(implant.grid, [each.start for each in window], piece.shape)
+    share = to_canonical(Volume(piece, part), frame, box)
     filled, bone = (
         np.asarray((rays.sample(each, box, scales, template) >= 0.4).any(1)).reshape(rays.shape)
-        for each in (to_canonical(implant, frame, box), bone_share)
+        for each in (share, bone_share)
     )
     ray_mm = np.deg2rad(rays.step_deg) * template.vertex_mm
     inside = ndimage.distance_transform_edt(~bone) * ray_mm > rules.rim_mm

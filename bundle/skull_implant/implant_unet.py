@@ -59,6 +59,8 @@ class ImplantUNet(nn.Module):
         Raises:
             InputError: the file is missing or holds something else.
         """
+        if not Path(path).is_file():
+            raise InputError(f"{path}: a U-Net must exist, no such file; train one with configs/unet.yaml")
         state = load_state(path)
         state = state.get("network", state)
         try:

@@ -297,10 +297,11 @@ class RimFit:
         roughness = self.tension * slope + self.stiffness * slope @ slope
         smooth = np.empty_like(tables)
         for number, (table, weight) in enumerate(zip(tables, weights, strict=True)):
-            # The least squares of distance from the measurements, slope and curvature; the last term is for none.
-            system = sparse.csc_matrix(sparse.diags(weight.ravel() + 1e-6) + roughness)
-            factors = linalg.splu(
-                system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
-            )
+            if number == 0 or not np.array_equal(weight, weights[number - 1]):
+                # The least squares of distance from the measurements, slope and curvature; the last term is for none.
+                system = sparse.csc_matrix(sparse.diags(weight.ravel() + 1e-6) + roughness)
+                factors = linalg.splu(
+                    system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+                )
             smooth[number] = factors.solve((weight * table).ravel()).reshape(table.shape)
         return smooth

@@ -25,7 +25,7 @@ from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
 from bundle.skull_implant.options import Options
 from bundle.skull_implant.reading import read_case
 from bundle.skull_implant.rim_fit import Refined, RimFit
-from bundle.skull_implant.rim_metrics import rim_gap_and_step
+from bundle.skull_implant.rim_metrics import RimScore, rim_gap_and_step
 from bundle.skull_implant.skull_mask import clean_binary_mask, skull_mask_from_hu
 from bundle.skull_implant.volume import Volume
 
@@ -227,10 +227,7 @@ class Implantd(CaseTransform):
             data["expected_dsc"] = data["completion"].expected_dsc
             data["completed"] = Volume(skull.voxels | data["implant"].voxels, skull.grid)
             if data["defect_class"] == "cranial":
-                data["rim"] = rim_gap_and_step(data["implant"].voxels, skull, frame, self.template)
-                data["hole_cover"] = hole_cover(
-                    data["implant"], data["completion"].bone_share, frame, data["completion"].box, self.template
-                )
+                data["rim"], data["hole_cover"] = self.measure(data["implant"], data)
             if self.keep_decoded:
                 decoded = to_native(probability, frame, self.box, skull.grid) > self.rules.level
                 data["decoded"] = Volume(decoded, skull.grid)
@@ -272,6 +269,12 @@ class Implantd(CaseTransform):
             share=pieces,
             rules=self.rules,
         )
+
+    def measure(self, implant: Volume, data: CaseData) -> tuple[RimScore, float]:
+        """How a cranial implant meets the bone, and the share of its hole that it closes."""
+        frame, made = data["frame"], data["completion"]
+        rim = rim_gap_and_step(implant.voxels, data["skull"], frame, self.template)
+        return rim, hole_cover(implant, made.bone_share, frame, made.box, self.template)
 
 
 def bone_agreement(probability: np.ndarray, bone: np.ndarray, box: CanonicalBox, reach_mm: float = 4.0) -> float:
