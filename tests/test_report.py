@@ -43,7 +43,7 @@ def test_an_implant_in_a_part_of_its_hole_is_for_review() -> None:
     report = _report(expected_dsc=0.93, hole_cover=0.09)
 
     assert report["status"] == "review"
-    assert report["reasons"] == ["the implant closes 9% of its hole, less than 95%"]
+    assert report["reasons"] == ["the implant closes 9% of its hole, less than 90%"]
 
 
 def test_a_share_of_no_hole_is_not_told() -> None:

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import SimpleITK as sitk
 from scipy import ndimage
 
-from bundle.skull_implant.bounding_box import bounding_box
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox, crop_grid, to_native
 from bundle.skull_implant.holes import bony_sides, further_holes, open_parts
+from bundle.skull_implant.implant_seam import distance_mm, opened, with_seam
 from bundle.skull_implant.vault_rays import vault_center
 from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Grid, Volume
@@ -143,7 +142,7 @@ def find_holes(
         return Holes([])
     holes = [cores[0], *further_holes(cores, bone_share, frame, box, template)]
     spacing = tuple(float(mm) for mm in box.spacing_mm)
-    around = in_vault & (_distance_mm(np.any(holes, axis=0), spacing) <= rules.corner_mm)
+    around = in_vault & (distance_mm(np.any(holes, axis=0), spacing) <= rules.corner_mm)
     corners = around & (bony_sides(around, bone_share, frame, box, template, rules.wall_mm) == 0)
     corners = opened(corners, spacing, rules.core_mm / 2)
     return Holes(holes, corners, _below_vault_ml(far, cores[0], frame, box, template))
@@ -271,49 +270,14 @@ def _grow(
     share: float,
 ) -> np.ndarray:
     """The difference near core and corners, opened but at the seam, its cavities filled; pieces of a share or more."""
-    far = difference & core & (_distance_mm(bone, spacing) >= 0.75 * rules.core_mm)
+    far = difference & core & (distance_mm(bone, spacing) >= 0.75 * rules.core_mm)
     if not far.any():
         return far
-    near_core = _distance_mm(far, spacing) <= 0.75 * rules.core_mm + rules.reach_mm
-    near = difference & (near_core | (_distance_mm(difference & corners, spacing) <= rules.reach_mm))
+    near_core = distance_mm(far, spacing) <= 0.75 * rules.core_mm + rules.reach_mm
+    near = difference & (near_core | (distance_mm(difference & corners, spacing) <= rules.reach_mm))
     piece = large_components(opened(near, spacing, rules.opening_mm), share)
     filled = np.asarray(ndimage.binary_fill_holes(piece)) & ~bone
-    return _with_seam(filled, near, bone, spacing, rules.seam_mm)
-
-
-def _with_seam(
-    piece: np.ndarray, decoded: np.ndarray, bone: np.ndarray, spacing: tuple[float, ...], radius_mm: float
-) -> np.ndarray:
-    """A piece and, within a radius of it, what is decoded in the groove between it and the bone, where no ball fits."""
-    if not piece.any() or radius_mm <= 0:
-        return piece
-    solid = piece | bone
-    outside = _distance_mm(solid, spacing) > radius_mm  # where the ball's middle may be
-    groove = decoded & ~solid & (_distance_mm(outside, spacing) > radius_mm)
-    labels, _ = ndimage.label(piece | (groove & (_distance_mm(piece, spacing) <= radius_mm)))
-    return np.isin(labels, np.unique(labels[piece]))
-
-
-def opened(mask: np.ndarray, spacing: tuple[float, ...], radius_mm: float) -> np.ndarray:
-    """Opening with a ball, by two distance maps, which is exact for anisotropic voxels."""
-    window = bounding_box(mask, margin=(1, 1, 1))
-    result = np.zeros_like(mask)
-    if window is None:
-        return result
-    part = mask[window]
-    kept = _distance_mm(~part, spacing) > radius_mm
-    result[window] = part & (_distance_mm(kept, spacing) <= radius_mm)
-    return result
-
-
-def _distance_mm(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
-    """Distance of every voxel from a mask in mm, (X, Y, Z) float32; infinite if the mask is empty."""
-    if not mask.any():
-        return np.full(mask.shape, np.inf, np.float32)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(mask.transpose(2, 1, 0)).astype(np.uint8))
-    image.SetSpacing(spacing)
-    distance = sitk.SignedMaurerDistanceMap(image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)
-    return np.maximum(sitk.GetArrayViewFromImage(distance).transpose(2, 1, 0), 0.0)
+    return with_seam(filled, near, bone, spacing, rules.seam_mm)
 
 
 def _native_window(

@@ -35,8 +35,8 @@ class ReviewRules:
             surfaces that overlap by a part of a voxel.
         maximum_below_vault_ml: of the hole, going on below the vault, where no implant is designed.
         maximum_openings: through-holes of a cranial implant: where the model is unsure it leaves the hole open.
-        minimum_hole_cover: share of its hole that a cranial implant closes; of 24 validation cases those that did not
-            close all of it closed 0.90 to 0.99, and that of the first had other faults.
+        minimum_hole_cover: share of its hole that a cranial implant closes. Of 24 validation cases the implants closed
+            0.90 to 1, and the piece that was cut out closed 0.93 once, where an orbit lay beside the hole.
     """
 
     maximum_tilt_deg: float = 30.0
@@ -50,7 +50,7 @@ class ReviewRules:
     maximum_overlap_mm: float = 0.5
     maximum_below_vault_ml: float = 0.5
     maximum_openings: int = 0
-    minimum_hole_cover: float = 0.95
+    minimum_hole_cover: float = 0.9
 
 
 def describe(
