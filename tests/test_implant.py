@@ -17,7 +17,6 @@ from bundle.skull_implant.implant import (
     design_implant,
     far_from_bone,
     find_holes,
-    large_components,
     scanned,
     vault_shell,
 )
@@ -411,27 +410,6 @@ def test_the_vaults_shell_is_as_thick_as_asked_and_ends_below_the_equator() -> N
     theta = np.rad2deg(np.arctan2(np.hypot(side[0], side[1]), side[2]))
     assert theta[near].max() < 115.0
     assert theta[near].max() > 113.0
-
-
-def test_the_largest_part_is_kept_and_corners_do_not_connect() -> None:
-    mask = np.zeros((6, 6, 6), bool)
-    mask[0, 0, :3] = True
-    mask[1, 1, 2:4] = True
-    mask[4, :5, 5] = True
-    expected = np.zeros_like(mask)
-    expected[4, :5, 5] = True
-
-    np.testing.assert_array_equal(large_components(mask), expected)
-    assert not large_components(np.zeros((2, 2, 2), bool)).any()
-
-
-def test_pieces_of_a_share_of_the_largest_are_kept() -> None:
-    mask = np.zeros((20, 3, 3), bool)
-    mask[:10], mask[12:14], mask[16, 0, 0] = True, True, True
-
-    np.testing.assert_array_equal(
-        large_components(mask, 0.1)[:, 0, 0], [*[True] * 10, False, False, True, True, *[False] * 6]
-    )
 
 
 def test_bone_outside_and_inside_of_it_makes_an_air_cell_of_a_gap_and_no_hole(case: Case) -> None:

@@ -11,7 +11,8 @@ from scipy import ndimage
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox, crop_grid, to_native
 from bundle.skull_implant.holes import bony_sides, further_holes, open_parts
-from bundle.skull_implant.implant_seam import distance_mm, opened, with_seam
+from bundle.skull_implant.implant_seam import with_seam
+from bundle.skull_implant.mask_morphology import distance_mm, large_components, opened
 from bundle.skull_implant.vault_rays import vault_center
 from bundle.skull_implant.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Grid, Volume
@@ -247,17 +248,6 @@ def _below_vault_ml(
     points[:, 2] += template.vertex_mm * frame.scales[2]
     _, theta = template.radius(points / frame.scales)
     return float(np.count_nonzero(theta >= VAULT_END_DEG) * np.prod(box.spacing_mm)) / 1000.0
-
-
-def large_components(mask: np.ndarray, share: float = 1.0) -> np.ndarray:
-    """Parts of a mask, connected by faces, of at least a share of the largest one's voxels; 1 for it alone."""
-    labels, count = ndimage.label(mask)
-    if count == 0:
-        return np.zeros(mask.shape, bool)
-    sizes = np.bincount(labels.ravel())[1:]
-    if share >= 1.0:
-        return np.asarray(labels == 1 + np.argmax(sizes))
-    return np.isin(labels, 1 + np.flatnonzero(sizes >= share * sizes.max()))
 
 
 def _grow(

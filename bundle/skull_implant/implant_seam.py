@@ -8,11 +8,11 @@ bone, over which no hand could put it.
 from __future__ import annotations
 
 import numpy as np
-import SimpleITK as sitk
 from scipy import ndimage
 from skimage.measure import euler_number
 
 from bundle.skull_implant.bounding_box import bounding_box
+from bundle.skull_implant.mask_morphology import distance_mm
 
 AROUND = np.ones((3, 3, 3), bool)
 
@@ -70,25 +70,3 @@ def _joined(mask: np.ndarray, piece: np.ndarray) -> np.ndarray:
     """What of a mask hangs together with a piece that it holds."""
     labels, _ = ndimage.label(mask)
     return np.asarray(np.isin(labels, np.unique(labels[piece])))
-
-
-def opened(mask: np.ndarray, spacing: tuple[float, ...], radius_mm: float) -> np.ndarray:
-    """Opening with a ball, by two distance maps, which is exact for anisotropic voxels."""
-    window = bounding_box(mask, margin=(1, 1, 1))
-    result = np.zeros_like(mask)
-    if window is None:
-        return result
-    part = mask[window]
-    kept = distance_mm(~part, spacing) > radius_mm
-    result[window] = part & (distance_mm(kept, spacing) <= radius_mm)
-    return result
-
-
-def distance_mm(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
-    """Distance of every voxel from a mask in mm, (X, Y, Z) float32; infinite if the mask is empty."""
-    if not mask.any():
-        return np.full(mask.shape, np.inf, np.float32)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(mask.transpose(2, 1, 0)).astype(np.uint8))
-    image.SetSpacing(spacing)
-    distance = sitk.SignedMaurerDistanceMap(image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)
-    return np.maximum(sitk.GetArrayViewFromImage(distance).transpose(2, 1, 0), 0.0)

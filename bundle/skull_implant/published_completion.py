@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bundle.skull_implant.errors import InputError
-from bundle.skull_implant.implant import large_components
-from bundle.skull_implant.implant_seam import opened
+from bundle.skull_implant.mask_morphology import large_components, opened
 from bundle.skull_implant.preparing import Source
 from bundle.skull_implant.published import PublishedVAE
 from bundle.skull_implant.reading import case_name
