@@ -60,6 +60,12 @@ def test_an_implant_in_one_half_closes_one_half(head: _Head) -> None:
     assert head.cover(hole, head.whole & hole & half) == pytest.approx(0.5, abs=0.06)
 
 
+def test_an_implant_along_the_rim_alone_closes_nothing(head: _Head) -> None:
+    hole = ball(head.points, TEMPLE, 28.0)
+
+    assert head.cover(hole, head.whole & hole & ~ball(head.points, TEMPLE, 26.5)) < 0.01
+
+
 def test_a_hole_that_has_no_implant_counts_for_nothing(head: _Head) -> None:
     hole, other = ball(head.points, TEMPLE, 28.0), ball(head.points, OTHER_TEMPLE, 20.0)
 

@@ -66,5 +66,6 @@ def hole_cover(
     ray_mm = np.deg2rad(rays.step_deg) * template.vertex_mm
     inside = ndimage.distance_transform_edt(~bone) * ray_mm > rules.rim_mm
     openings, _ = ndimage.label(inside & (rays.polar_deg <= rays.lowest_deg))
-    hole = np.asarray(np.isin(openings, np.setdiff1d(openings[filled], 0)))
+    beside = ndimage.distance_transform_edt(~filled) * ray_mm <= rules.rim_mm + ray_mm if filled.any() else filled
+    hole = np.asarray(np.isin(openings, np.setdiff1d(openings[beside], 0)))
     return float(filled[hole].mean()) if hole.any() else float("nan")

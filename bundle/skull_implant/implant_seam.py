@@ -34,8 +34,9 @@ def with_seam(
     solid = piece | bone
     outside = distance_mm(solid, spacing) > radius_mm  # where the ball's middle may be
     groove = decoded & ~solid & (distance_mm(outside, spacing) > radius_mm)
-    seamed = _joined(piece | (groove & (distance_mm(piece, spacing) <= radius_mm)), piece)
-    return _joined(without_tunnels(seamed, piece, bone), piece)
+    near = groove & (distance_mm(piece, spacing) <= radius_mm)
+    seamed = ndimage.binary_propagation(piece, mask=piece | near)
+    return np.asarray(ndimage.binary_propagation(piece, mask=without_tunnels(seamed, piece, bone)))
 
 
 def without_tunnels(seamed: np.ndarray, piece: np.ndarray, bone: np.ndarray) -> np.ndarray:
@@ -64,9 +65,3 @@ def without_tunnels(seamed: np.ndarray, piece: np.ndarray, bone: np.ndarray) -> 
         else:
             here |= filling
     return result
-
-
-def _joined(mask: np.ndarray, piece: np.ndarray) -> np.ndarray:
-    """What of a mask hangs together with a piece that it holds."""
-    labels, _ = ndimage.label(mask)
-    return np.asarray(np.isin(labels, np.unique(labels[piece])))

@@ -35,8 +35,8 @@ class ReviewRules:
             surfaces that overlap by a part of a voxel.
         maximum_below_vault_ml: of the hole, going on below the vault, where no implant is designed.
         maximum_openings: through-holes of a cranial implant: where the model is unsure it leaves the hole open.
-        minimum_hole_cover: share of its hole that a cranial implant closes. Of 24 validation cases the implants closed
-            0.90 to 1, and the piece that was cut out closed 0.93 once, where an orbit lay beside the hole.
+        minimum_hole_cover: share of its hole that a cranial implant closes; less than all, because an orbit that lies
+            beside a frontal hole seems a part of it.
     """
 
     maximum_tilt_deg: float = 30.0
