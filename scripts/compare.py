@@ -12,6 +12,7 @@ def compare(
     beta100: str = "",
     persons: int = 0,
     varied_holes: int = 5,
+    peers: bool = True,
     fit_steps: int = 30,
     threshold_hu: float = 300.0,
     workers: int = 2,
@@ -28,6 +29,7 @@ def compare(
         beta100: the method paper's VAE, beta 100, trained with configs/train.yaml; without, it has no rows.
         persons: of the validation part, drawn at random; 0 takes all.
         varied_holes: a person, 0 to 10; the ten sites take turns over the persons.
+        peers: False scores what inference does and nothing else, in a tenth of the time.
         fit_steps: of gradient descent that fit the code, as inference has them.
         threshold_hu: bone threshold where the source is CT.
         workers: processes; each needs about 2 GB.
@@ -37,20 +39,22 @@ def compare(
 
     from bundle.skull_implant.errors import InputError
     from bundle.skull_implant.evaluation import evaluate
-    from bundle.skull_implant.scoring_protocol import WITHOUT_DEFECT_NETWORKS, Protocol
+    from bundle.skull_implant.scoring_protocol import WITHOUT_DEFECT_NETWORKS, ModelSettings, Protocol
 
     if workers < 1 or persons < 0 or fit_steps < 1:
         raise InputError(
             "--workers and --fit_steps must be at least 1, --persons at least 0, "
             f"got {workers}, {fit_steps} and {persons}; 0 persons takes all"
         )
-    for flag, given in (("unet", unet), ("beta100", beta100)):
-        if not given:
-            logging.getLogger(__name__).info("no --%s: the table has no rows of it", flag)
-    published = {"VAE beta 100, z + DEV (Li et al. 2022)": (beta100, 1.0, 0, False)} if beta100 else {}
-    protocol = Protocol(
-        models={
-            **published,
+    if not peers and (unet or beta100):
+        raise InputError("--peers False scores the bundle's model alone; leave --unet and --beta100 out")
+    methods: dict[str, ModelSettings] = {}
+    if peers:
+        for flag, given in (("unet", unet), ("beta100", beta100)):
+            if not given:
+                logging.getLogger(__name__).info("no --%s: the table has no rows of it", flag)
+        methods |= {"VAE beta 100, z + DEV (Li et al. 2022)": (beta100, 1.0, 0, False)} if beta100 else {}
+        methods |= {
             "VAE z": (model_file, 0.0, 0, False),
             "VAE z + DEV": (model_file, 1.0, 0, False),
             "VAE z + DEV, code fitted": (model_file, 1.0, fit_steps, False),
@@ -60,13 +64,16 @@ def compare(
                 fit_steps,
                 WITHOUT_DEFECT_NETWORKS,
             ),
-            "VAE z + DEV, code and rim fitted": (model_file, 1.0, fit_steps, True),
-        },
+        }
+    methods["VAE z + DEV, code and rim fitted"] = (model_file, 1.0, fit_steps, True)
+    protocol = Protocol(
+        models=methods,
         dataset_dir=dataset_dir,
         varied_holes=varied_holes,
         persons={"validation": persons},
+        baselines=peers,
         unet=unet,
-        shape_model=True,
+        shape_model=peers,
         aligned_by=model_file,
         whole_skulls=False,
         threshold_hu=threshold_hu,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import torch
+from ignite.engine import Engine
+from torch import nn
 
 from bundle.skull_implant.canonical_grid import CanonicalBox
 from bundle.skull_implant.dataset_folder import DatasetFolder, write_datalist, write_skull
@@ -34,6 +38,12 @@ def small_network(seed: int = 0) -> SkullCompleter:
 
 def small_images(count: int = 3, seed: int = 0) -> torch.Tensor:
     return torch.rand(count, 1, *BOX.spatial_size, generator=torch.Generator().manual_seed(seed))
+
+
+def engine_of(network: nn.Module, optimizer: torch.optim.Optimizer) -> Engine:
+    """What a training step needs of a trainer."""
+    state = SimpleNamespace(device=torch.device("cpu"))
+    return cast(Engine, SimpleNamespace(network=network, optimizer=optimizer, state=state))
 
 
 def small_dataset(folder: Path, training: int = 4, defective: int = 0) -> DatasetFolder:

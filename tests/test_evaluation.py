@@ -83,6 +83,17 @@ def test_the_comparison_has_every_method_for_every_defect(
     assert (tmp_path / "sites.csv").read_text().count("\n") == 1 + len(METHODS)
 
 
+def test_without_peers_the_model_alone_is_scored(files: dict[str, Path], tmp_path: Path) -> None:
+    model, unet = (str(files["folder"] / name) for name in ("model.pt", "unet.pt"))
+    given = (str(files["source"]), str(files["dataset"]), str(tmp_path), model)
+
+    compare(*given, peers=False, varied_holes=1, fit_steps=1, workers=1)
+
+    assert [score.method for score in read_scores(tmp_path / "scores.csv")] == METHODS[-1:] * 4
+    with pytest.raises(InputError, match="--peers False scores the bundle's model alone; leave --unet"):
+        compare(*given, unet, peers=False)
+
+
 def test_a_run_that_was_stopped_scores_the_rest_alone(files: dict[str, Path], tmp_path: Path) -> None:
     protocol = one_method(files, persons={"validation": 0, "training": 1})
     evaluate(str(files["source"]), str(tmp_path), protocol, workers=1)

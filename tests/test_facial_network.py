@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,7 +40,7 @@ from bundle.skull_implant.unet_training import ImplantLoss
 from bundle.skull_implant.volume import Volume
 from tests.end_to_end import Outcome, run_module
 from tests.made_up_skulls import pose
-from tests.small_models import BOX, small_dataset, small_images, small_network
+from tests.small_models import BOX, engine_of, small_dataset, small_images, small_network
 
 FACIAL = DEFECT_CLASSES.index("facial")
 
@@ -151,14 +150,13 @@ def test_it_learns_what_defects_took_and_nothing_of_whole_skulls(dataset: SkullD
     completer = small_network()
     torch.manual_seed(0)
     network = start_facial_network(completer)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
-    engine = SimpleNamespace(network=network, optimizer=optimizer, state=SimpleNamespace(device=torch.device("cpu")))
+    engine = engine_of(network, torch.optim.AdamW(network.parameters(), lr=0.01))
     kinds = ("complete", "cranial", "facial", "facial")
     (batch,) = SkullBatches(dataset, batch_size=12, wholes=True, kinds=kinds, sites=["bifrontal"])
     others = {name: value.clone() for name, value in completer.state_dict().items() if "facial_network" not in name}
     step = FacialStep(completer, ImplantLoss(), blurred_share=0.0)
 
-    losses = [float(step(engine, batch)["loss"]) for _ in range(40)]  # type: ignore[arg-type]
+    losses = [float(step(engine, batch)["loss"]) for _ in range(40)]
 
     decoded = completed(completer.eval(), batch["image"], batch["kind"])
     missing = missing_bone(network.eval(), batch["image"], decoded).flatten(1) > 0.5
@@ -179,14 +177,13 @@ def test_some_batches_show_no_more_than_the_decoders_grid(
 ) -> None:
     completer = small_network()
     network = start_facial_network(completer)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
-    engine = SimpleNamespace(network=network, optimizer=optimizer, state=SimpleNamespace(device=torch.device("cpu")))
+    engine = engine_of(network, torch.optim.SGD(network.parameters(), lr=0.0))
     (batch,) = SkullBatches(dataset, batch_size=12, wholes=True, kinds=("complete", "facial"), seed=1)
     seen: list[torch.Tensor] = []
     forward = network.forward
     monkeypatch.setattr(network, "forward", lambda image, decoded: seen.append(image) or forward(image, decoded))
 
-    FacialStep(completer, ImplantLoss(), blurred_share=share)(engine, batch)  # type: ignore[arg-type]
+    FacialStep(completer, ImplantLoss(), blurred_share=share)(engine, batch)
 
     coarse = finer(torch.nn.functional.avg_pool3d(batch["image"], 2), (2, 2, 2))
     torch.testing.assert_close(seen[0], coarse if blurred else batch["image"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from bundle.skull_implant.implant_unet import ImplantUNet
 from bundle.skull_implant.latent_statistics import save_completer
 from bundle.skull_implant.training_data import SkullBatches, SkullDataset
 from bundle.skull_implant.unet_training import HeldOutImplantDice, ImplantLoss, ImplantStep
-from tests.small_models import BOX, small_dataset, small_images, small_network
+from tests.small_models import BOX, engine_of, small_dataset, small_images, small_network
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +43,11 @@ def test_the_target_is_what_a_defect_took_and_unknown_under_a_guess(dataset: Sku
 def test_the_loss_falls_in_twenty_steps(dataset: SkullDataset) -> None:
     network = small_unet()
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
-    engine = SimpleNamespace(network=network, optimizer=optimizer, state=SimpleNamespace(device=torch.device("cpu")))
+    engine = engine_of(network, optimizer)
     batches = SkullBatches(dataset, batch_size=9, wholes=True, fixed_defects=True)
     step = ImplantStep(ImplantLoss())
 
-    losses = [float(step(engine, batch)["loss"]) for _ in range(20) for batch in batches]  # type: ignore[arg-type]
+    losses = [float(step(engine, batch)["loss"]) for _ in range(20) for batch in batches]
 
     assert losses[-1] < 0.7 * losses[0]
 

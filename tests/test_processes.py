@@ -13,7 +13,12 @@ import torch
 from torch import distributed, nn
 
 from bundle.skull_implant import processes
+from bundle.skull_implant.facial_training import FacialStep, start_facial_network
+from bundle.skull_implant.implant_unet import ImplantUNet
+from bundle.skull_implant.training_data import SkullBatches, SkullDataset
+from bundle.skull_implant.unet_training import ImplantLoss, ImplantStep
 from tests.end_to_end import ROOT, SMOKE, Outcome, contents
+from tests.small_models import BOX, engine_of, small_dataset, small_network
 
 Curve = dict[str, list[float]]
 
@@ -94,6 +99,42 @@ def test_the_parts_of_a_batch_are_all_of_it(monkeypatch: pytest.MonkeyPatch) -> 
             monkeypatch.setattr(distributed, "get_rank", lambda rank=rank: rank)
             parts += list(range(size))[processes.own_part(size)]
         assert parts == list(range(size))
+
+
+@pytest.mark.parametrize("cut", [1, 0])
+@pytest.mark.parametrize("kind", ["U-Net", "facial network"])
+def test_the_losses_and_gradients_of_several_processes_add_up(tmp_path: Path, kind: str, cut: int) -> None:
+    folder = small_dataset(tmp_path / "dataset", training=1).folder
+    box, completer = BOX, small_network()
+    network: nn.Module = ImplantUNet(BOX.spatial_size, (4, 8, 16))
+    step: ImplantStep | FacialStep = ImplantStep(ImplantLoss())
+    if kind == "facial network":
+        box, network = completer.fine_box, start_facial_network(completer)
+        step = FacialStep(completer, ImplantLoss(), blurred_share=0.0)
+    dataset = SkullDataset(str(folder), "training", box.spatial_size)
+    engine = engine_of(network, torch.optim.SGD(network.parameters(), lr=0.0))
+    (batch,) = SkullBatches(dataset, batch_size=3, wholes=True)
+
+    def taken(rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        part = {name: value if name == "volumes" else value[rows] for name, value in batch.items()}
+        loss = step(engine, part)["loss"]
+        return loss, torch.cat([each.grad.flatten() for each in network.parameters() if each.grad is not None])
+
+    (first, second), whole = [taken(rows) for rows in (slice(cut), slice(cut, None))], taken(slice(None))
+
+    torch.testing.assert_close(first[0] + second[0], whole[0])
+    torch.testing.assert_close(first[1] + second[1], whole[1], rtol=1e-3, atol=1e-5)
+    assert whole[1].abs().max() > 1e-3
+
+
+def test_the_loss_of_no_volumes_moves_no_weight() -> None:
+    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+
+    loss = processes.no_loss(network)
+    loss.backward()
+
+    assert loss == 0
+    assert all(each.grad is not None and not each.grad.any() for each in network.parameters())
 
 
 def test_batch_norm_of_the_whole_batch_is_pytorchs() -> None:

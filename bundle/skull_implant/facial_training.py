@@ -9,6 +9,7 @@ import torch
 from ignite.engine import Engine
 from torch.nn import functional
 
+from bundle.skull_implant import processes
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.facial_network import FacialNetwork, finer, missing_bone
 from bundle.skull_implant.implant_unet import ImplantUNet
@@ -103,7 +104,7 @@ class FacialStep:
         self.blurred_share = blurred_share
 
     def __call__(self, engine: Engine, batch: Batch) -> dict[str, torch.Tensor]:
-        """Returns the detached loss."""
+        """Returns the detached loss a volume, still on the device; of several processes each its part of the sum."""
         image, whole, known, kind = (
             batch[key].to(engine.state.device) for key in ("image", "whole", "whole_known", "kind")
         )
@@ -111,10 +112,11 @@ class FacialStep:
         network = engine.network
         network.train()
         seen = self._seen(image)
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bfloat16):
-            decoded = completed(self.completer, image, kind)
-            logits = network(seen, decoded)
-        loss = self.loss(logits, whole - image, known)
+        loss = processes.no_loss(network)
+        if len(image):
+            with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bfloat16):
+                logits = network(seen, completed(self.completer, image, kind))
+            loss = self.loss(logits, whole - image, known) * (len(image) / int(batch["volumes"]))
         update(engine.optimizer, loss)
         return {"loss": loss.detach()}
 
@@ -167,11 +169,13 @@ class HeldOutFacialDice:
         self.batches.epoch = 0
         self.completer.eval()
         self.network.eval()
-        scores = []
+        scores = [torch.zeros(0)]
         for batch in self.batches:
+            if not len(batch["image"]):
+                continue
             image, whole = (batch[key].to(self.device) for key in ("image", "whole"))
             decoded = completed(self.completer, image, batch["kind"].to(self.device))
             found = missing_bone(self.network, image, decoded).flatten(1) > 0.5
             truth = (whole - image).flatten(1) > 0.5
-            scores.append(2 * (found & truth).sum(1) / (found.sum(1) + truth.sum(1)).clamp_min(1))
-        return float(torch.cat(scores).mean())
+            scores.append((2 * (found & truth).sum(1) / (found.sum(1) + truth.sum(1)).clamp_min(1)).cpu())
+        return float(processes.gather(torch.cat(scores)).mean())

@@ -29,8 +29,9 @@ def join(device: torch.device) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    logger.info("%d processes", count())
-    if not is_first():
+    if is_first():
+        logger.info("%d processes", count())
+    else:
         logging.getLogger("bundle").setLevel(logging.WARNING)
 
 
@@ -88,6 +89,11 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     distributed.all_reduce(whole)
     for gradient, part in zip(gradients, whole.split([each.numel() for each in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
+
+
+def no_loss(network: nn.Module) -> torch.Tensor:
+    """Zero, with a gradient of zero for every parameter: the loss of a process that has no part of a batch."""
+    return 0.0 * torch.stack([each.sum() for each in network.parameters() if each.requires_grad]).sum()
 
 
 def share_network(network: nn.Module) -> nn.Module:

@@ -58,10 +58,11 @@ class ImplantStep:
         network: ImplantUNet = engine.network
         image, whole, known = (batch[key].to(engine.state.device) for key in ("image", "whole", "whole_known"))
         network.train()
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bfloat16):
-            logits = network(image)
-        share = len(image) / int(batch["volumes"])
-        loss = self.loss(logits.float(), whole - image, known) * share
+        loss = processes.no_loss(network)
+        if len(image):
+            with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bfloat16):
+                logits = network(image)
+            loss = self.loss(logits.float(), whole - image, known) * (len(image) / int(batch["volumes"]))
         update(engine.optimizer, loss)
         return {"loss": loss.detach()}
 
