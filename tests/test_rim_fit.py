@@ -200,6 +200,21 @@ def test_the_other_side_of_the_head_tells_the_detail_in_a_hole(
     assert asked > alone - 0.06
 
 
+def test_the_mean_vault_has_half_of_what_is_expected_but_at_the_brow() -> None:
+    fit = RimFit(_egg_tables())
+    assert fit.tables is not None
+    mean = fit.tables.mean_at(fit.rays)
+    middle = len(mean[0]) // 2
+    brow = middle + round(85 / fit.rays.step_deg)
+
+    expected = fit._expected(mean + 1.0, mean + 3.0) - mean
+
+    np.testing.assert_allclose(expected[:, middle, middle], 1.0)
+    np.testing.assert_allclose(expected[:, middle, 2 * middle - brow], 1.0)  # as low behind
+    np.testing.assert_allclose(expected[:, middle, brow], 2.0)
+    np.testing.assert_array_equal(RimFit()._expected(mean, None), mean)
+
+
 @pytest.mark.parametrize(("right_deg", "share"), [(45.0, 0.7), (0.0, 0.0)], ids=["one side", "across the midline"])
 def test_the_other_side_has_a_share_where_it_has_bone(right_deg: float, share: float) -> None:
     fit = RimFit()

@@ -21,6 +21,7 @@ from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
 from bundle.skull_implant.facial_network import FINE_MM, THIN_BONE, FacialNetwork, missing_in
 from bundle.skull_implant.hole_completion import HoleCompletion
 from bundle.skull_implant.network import SkullCompleter
+from bundle.skull_implant.table_kriging import TableKriging
 from bundle.skull_implant.table_model import PLATE_MM, TableModel, nearest_filled
 from bundle.skull_implant.vault_rays import VaultRays, sample_box, vault_center, vault_radius
 from bundle.skull_implant.vault_template import VaultTemplate
@@ -67,6 +68,9 @@ class RimFit:
         stiffness: weight of the field's curvature against its distance from a measurement, on 1.5 degree rays.
         tension: weight of its slope; keeps it from overshooting in large holes.
         robust_mm: a measurement this far from the smooth field counts a quarter: a wall of the hole that a ray grazes.
+        kriging: carries the errors that are measured on bone into the hole.
+        mean_share: of the mean vault in what is expected, but for the brow and the temples: decoder and shape model are
+            too sure of what the bone of this patient says.
         mirror_share: of what the other side of the head says, where it has bone and the hole's own side has none.
         mirror_deg: distance from the measured bone from which on it has all of that share; at the rim it has none.
         mirror_blur_deg: standard deviation that the other side is blurred with, because no head is symmetric to a ray.
@@ -91,6 +95,8 @@ class RimFit:
     stiffness: float = 2.0
     tension: float = 0.05
     robust_mm: float = 0.6
+    kriging: TableKriging = field(default_factory=TableKriging)
+    mean_share: float = 0.5
     mirror_share: float = 0.7
     mirror_deg: float = 4.5
     mirror_blur_deg: float = 1.0
@@ -149,8 +155,8 @@ class RimFit:
         in_hole = self._in_hole(bare, decoded)
         bridged, decoded = self._bridged(bare & (rays.polar_deg < self.bridge_deg), decoded, usual)
         decoded = np.stack([nearest_filled(table) for table in decoded])
-        expected = decoded if usual is None else (decoded + usual) / 2
-        errors, measured = self._errors(expected, real)
+        expected = self._expected(decoded, usual)
+        errors, measured = self._errors(expected, real, in_hole)
         errors += expected - decoded
 
         center = vault_center(scales, template)
@@ -201,7 +207,21 @@ class RimFit:
         plate = (thickness > PLATE_MM[0]) & (thickness < PLATE_MM[1])  # NaN compares as False
         return self.tables.complete(np.where(self._away_from_rim(plate, self.tables.step_deg), real, np.nan), self.rays)
 
-    def _errors(self, expected: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _expected(self, decoded: np.ndarray, usual: np.ndarray | None) -> np.ndarray:
+        """The tables (2, N, N) from which errors are measured: the decoder's, the shape model's and the mean vault's.
+
+        Args:
+            decoded: of the decoder.
+            usual: what the shape model expects of this patient; None without one.
+        """
+        if self.tables is None or usual is None:
+            return decoded
+        both = (decoded + usual) / 2
+        return np.asarray(
+            both + self.mean_share * (1.0 - self._low_in_front()) * (self.tables.mean_at(self.rays) - both)
+        )
+
+    def _errors(self, expected: np.ndarray, real: np.ndarray, in_hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How far the real tables lie outside the expected ones, smooth and everywhere, (2, N, N) mm.
 
         Also the rays (N, N) bool on which that was measured.
@@ -212,12 +232,18 @@ class RimFit:
         measured = np.broadcast_to(away, errors.shape).astype(float)
         errors = np.where(measured > 0, errors, 0.0)
         smooth, weights = self._robustly_smooth(errors, measured)
+        hole = ndimage.binary_dilation(in_hole, iterations=2) & ~away
+        if not (hole.any() and away.any()):
+            return smooth, away
+        kriged = self.kriging.between(errors, away, hole, self.rays, weights)
+        carried = kriged(errors)
         if self.mirror_share:
             other = ndimage.gaussian_filter(
                 np.where(weights > TRUSTED, errors, smooth), (0.0, *[self.mirror_blur_deg / self.rays.step_deg] * 2)
             )[:, ::-1]
-            moved, _ = self._robustly_smooth(errors - other, measured)
-            smooth = smooth + self._share_of_other_side(away, real) * (other + moved - smooth)
+            moved = other[:, hole] + kriged(errors - other)
+            carried += self._share_of_other_side(away, real)[hole] * (moved - carried)
+        smooth[:, hole] = carried
         return smooth, away
 
     def _robustly_smooth(self, errors: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -256,9 +282,13 @@ class RimFit:
 
     def _learned(self, in_hole: np.ndarray) -> np.ndarray:
         """Share (N, N) float32 of the hole network's say on each ray."""
+        return np.asarray(self.learned_share * self._low_in_front() * in_hole, np.float32)
+
+    def _low_in_front(self) -> np.ndarray:
+        """Each ray (N, N) from 0, at the vault's top and back, to 1, at the brow and the temples."""
         low = np.clip((self.rays.polar_deg - self.learned_deg[0]) / 20.0, 0.0, 1.0)
         front = np.clip(1.0 + 4.0 * self.rays.plane.directions()[..., 1], 0.0, 1.0)  # 0 from 14 degrees behind the ears
-        return np.asarray(self.learned_share * low * front * in_hole, np.float32)
+        return np.asarray(low * front)
 
     def _bridged(
         self, bare: np.ndarray, decoded: np.ndarray, usual: np.ndarray | None

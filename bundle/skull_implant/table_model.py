@@ -53,15 +53,21 @@ class TableModel:
             tables: (2, M, M) mm, NaN where nothing is measured.
             rays: of the M x M entries, at least as dense as the model's.
         """
-        half, own_half = rays.shape[0] // 2, self.mean.shape[1] // 2
-        ratio = self.step_deg / rays.step_deg
         nearest = VaultRays(self.step_deg).nearest_in(rays)
         measured = tables[:, nearest][:, :, nearest]
         known = np.isfinite(measured)
         modes = self.modes[:, known]
         precision = modes @ modes.T / self.noise_mm**2 + np.eye(len(modes))
         weights = np.linalg.solve(precision, modes @ (measured[known] - self.mean[known]) / self.noise_mm**2)
-        maps = self.mean + np.tensordot(weights, self.modes, axes=1)
+        return self._at(self.mean + np.tensordot(weights, self.modes, axes=1), rays)
+
+    def mean_at(self, rays: VaultRays) -> np.ndarray:
+        """The mean tables (2, M, M) at other rays."""
+        return self._at(self.mean, rays)
+
+    def _at(self, maps: np.ndarray, rays: VaultRays) -> np.ndarray:
+        half, own_half = rays.shape[0] // 2, self.mean.shape[1] // 2
+        ratio = self.step_deg / rays.step_deg
         index = (np.mgrid[-half : half + 1, -half : half + 1] / ratio) + own_half
         return np.stack([ndimage.map_coordinates(table, index, order=1, mode="nearest") for table in maps])
 
