@@ -29,7 +29,7 @@ def compare(
         beta100: the method paper's VAE, beta 100, trained with configs/train.yaml; without, it has no rows.
         persons: of the validation part, drawn at random; 0 takes all.
         varied_holes: a person, 0 to 10; the ten sites take turns over the persons.
-        peers: False scores what inference does and nothing else, in a tenth of the time.
+        peers: False scores what inference does and nothing else.
         fit_steps: of gradient descent that fit the code, as inference has them.
         threshold_hu: bone threshold where the source is CT.
         workers: processes; each needs about 2 GB.

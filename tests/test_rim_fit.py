@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -15,6 +16,7 @@ from bundle.skull_implant.facial_network import FacialNetwork, make_facial_netwo
 from bundle.skull_implant.hole_completion import HoleCompletion, UnrolledBone
 from bundle.skull_implant.metrics import dice
 from bundle.skull_implant.rim_fit import RimFit
+from bundle.skull_implant.table_kriging import TableKriging
 from bundle.skull_implant.table_model import TableModel
 from bundle.skull_implant.unrolled_vault import HEIGHTS_MM
 from bundle.skull_implant.vault_rays import VaultRays
@@ -198,6 +200,29 @@ def test_the_other_side_of_the_head_tells_the_detail_in_a_hole(
     )
     assert (asked > alone + 0.02) == both_sides
     assert asked > alone - 0.06
+
+
+class _OneMillimeter:
+    """A regression that carries 1 mm into every hole."""
+
+    def between(self, *given: object) -> Callable[[np.ndarray], np.ndarray]:
+        hole = cast(np.ndarray, given[2])
+        return lambda errors: np.ones((2, int(hole.sum())))
+
+
+@pytest.mark.parametrize(("polar_deg", "carried_mm"), [(30.0, 1.0), (85.0, 0.0)], ids=["vault", "brow"])
+def test_the_regression_fills_holes_of_the_vault_and_the_thin_plate_those_of_the_brow(
+    polar_deg: float, carried_mm: float
+) -> None:
+    fit = RimFit(kriging=cast(TableKriging, _OneMillimeter()), mirror_share=0.0)
+    middle = np.array([0.0, np.sin(np.deg2rad(polar_deg)), np.cos(np.deg2rad(polar_deg))])
+    hole = fit.rays.plane.directions() @ middle > np.cos(np.deg2rad(8.0))
+    real = np.where(hole, np.nan, 0.0) * np.ones((2, 1, 1))
+
+    errors, measured = fit._errors(np.zeros_like(real), real, hole)
+
+    np.testing.assert_allclose(errors[:, hole], carried_mm, atol=1e-6)
+    np.testing.assert_allclose(errors[:, measured], 0.0, atol=1e-6)
 
 
 def test_the_mean_vault_has_half_of_what_is_expected_but_at_the_brow() -> None:

@@ -240,7 +240,7 @@ class RimFit:
         smooth = smooth + share * (other + self._robustly_smooth(errors - other, measured)[0] - smooth)
         vault = 1.0 - self._low_in_front()
         hole = ndimage.binary_dilation(in_hole, iterations=2) & ~away & (vault > 0.0)
-        if hole.any() and away.any():
+        if hole.any():
             kriged = self.kriging.between(errors, away, hole, self.rays, weights)
             carried = kriged(errors)
             carried += share[hole] * (other[:, hole] + kriged(errors - other) - carried)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import linalg
+from scipy.spatial import cKDTree
 
 from bundle.skull_implant.vault_rays import VaultRays
 
@@ -56,21 +57,18 @@ class TableKriging:
             rays: of the entries.
             trust: (2, N, N) 0 to 1, in each measurement before they are compared here; None trusts all alike.
         """
-        directions = rays.plane.directions().reshape(-1, 3)
+        directions, tables = rays.plane.directions().reshape(-1, 3), self._tables()
         inside = directions[hole.ravel()]
-        nearest = np.full(hole.size, -1.0)
-        candidates = np.flatnonzero(measured.ravel())
-        for few in np.array_split(candidates, max(1, len(candidates) * len(inside) // 2_000_000)):  # 16 MB at a time
-            nearest[few] = (directions[few] @ inside.T).max(1)
-        near, far = (nearest > np.cos(np.deg2rad(angle)) for angle in (self.near_deg, self.far_deg))
-        half = hole.shape[0] // 2
-        even = (np.add.outer(np.arange(-half, half + 1) % 2, np.arange(-half, half + 1) % 2) == 0).ravel()
-        known = np.flatnonzero(near | (far & even))
+        chord = np.full(hole.size, np.inf)  # to the hole's nearest ray, on the unit sphere
+        chord[measured.ravel()], _ = cKDTree(inside).query(directions[measured.ravel()])
+        near, far = (chord < 2 * np.sin(np.deg2rad(angle) / 2) for angle in (self.near_deg, self.far_deg))
+        every_other = np.zeros(hole.shape, bool)
+        first_of_them = hole.shape[0] // 2 % 2  # the vertex is one of them, so that both sides of the head are alike
+        every_other[first_of_them::2, first_of_them::2] = True
+        known = np.flatnonzero(near | (far & every_other.ravel()))
         if not len(known):  # nothing is known of such a hole
-            return Kriged(hole, known, self._tables(), np.zeros((len(inside), 0)), (np.zeros((0, 0)), False))
-        correlation = self._correlation(directions[known], directions[known])
-        tables = self._tables()
-        prior = np.kron(tables, correlation)
+            return Kriged(known, tables, np.zeros((len(inside), 0)), (np.zeros((0, 0)), False))
+        prior = np.kron(tables, self._correlation(directions[known], directions[known]))
         noise = np.repeat(np.square(self.noise_mm), len(known))
         if trust is not None:
             noise = noise / np.maximum(trust.reshape(2, -1)[:, known].ravel(), LEAST_TRUST)
@@ -79,7 +77,7 @@ class TableKriging:
         off = (values - prior @ first) / self.robust_mm
         noise = noise * np.square(1 + np.square(off))
         factors = linalg.cho_factor(_noisy(prior, noise), overwrite_a=True, check_finite=False)
-        return Kriged(hole, known, tables, self._correlation(inside, directions[known]), factors)
+        return Kriged(known, tables, self._correlation(inside, directions[known]), factors)
 
     def _tables(self) -> np.ndarray:
         """Covariance (2, 2) mm2 of the two tables' errors on one ray."""
@@ -96,14 +94,12 @@ class Kriged:
     """A case's regression, for any values on its measured rays.
 
     Args:
-        hole: (N, N) bool.
         known: (K,) flat indices of the measured rays that count.
         tables: (2, 2) mm2.
         correlation: (H, K) of the hole's rays with them.
         factors: of the measurements' covariance.
     """
 
-    hole: np.ndarray
     known: np.ndarray
     tables: np.ndarray
     correlation: np.ndarray
