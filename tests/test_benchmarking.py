@@ -73,7 +73,7 @@ def test_a_command_is_timed_from_its_start_to_its_end_and_to_its_first_line(
 ) -> None:
     first, second = time_commands(scans[0], tmp_path / "out", root, 2)
     assert (first.name, second.name) == ("cold 1", "cold 2")
-    assert 0.2 <= first.first_line_s <= first.total_s - 0.2
+    assert 0.2 <= first.first_line_s <= first.total_s - 0.05  # a busy machine reads the line late, the end on time
     assert first.stages_s == {"read": 0.1, "report": 0.02}
     assert 0.003 < first.memory_gb < 0.1  # of the command, not of this process
 

@@ -247,7 +247,7 @@ def test_it_decides_the_class_where_the_shape_does_not(
     network.class_weight.zero_()
     network.class_bias.copy_(torch.tensor([0.0, 1.0 - code_says, code_says]))
     monkeypatch.setattr(
-        "bundle.skull_implant.inferers.class_by_shape", lambda *_: torch.full((3,), by_shape, dtype=torch.long)
+        "bundle.skull_implant.defect_class.class_by_shape", lambda *_: torch.full((3,), by_shape, dtype=torch.long)
     )
 
     found = CompletionInferer()(small_images(), network)
@@ -259,15 +259,33 @@ def test_it_decides_the_class_where_the_shape_does_not(
 @pytest.mark.parametrize(("voxels", "facial"), [(2, False), (20, True)])
 def test_little_missing_bone_is_no_facial_defect(monkeypatch: pytest.MonkeyPatch, voxels: int, facial: bool) -> None:
     voxel_ml = float(np.prod(BOX.spacing_mm)) / 1000.0
-    monkeypatch.setattr("bundle.skull_implant.inferers.FACIAL_ML", 10 * voxel_ml)
-    monkeypatch.setattr("bundle.skull_implant.inferers.class_by_shape", lambda *_: torch.tensor([NO_HOLE]))
+    monkeypatch.setattr("bundle.skull_implant.defect_class.FACIAL_ML", 10 * voxel_ml)
+    monkeypatch.setattr("bundle.skull_implant.defect_class.class_by_shape", lambda *_: torch.tensor([NO_HOLE]))
     missing = torch.zeros(1, 1, *FINE.spatial_size)
     missing.view(-1)[: 8 * voxels] = 1.0
-    monkeypatch.setattr("bundle.skull_implant.inferers.missing_bone", lambda *_: missing)
+    monkeypatch.setattr("bundle.skull_implant.defect_class.missing_bone", lambda *_: missing)
 
     found = CompletionInferer()(torch.zeros(1, 1, *BOX.spatial_size), _saying(0.0))
 
     assert bool(found["class_index"][0] == FACIAL) == facial
+
+
+@pytest.mark.parametrize(("low", "high", "facial"), [(40, 20, True), (20, 40, False), (0, 0, False)])
+def test_a_shape_that_decides_nothing_is_facial_where_most_is_missing_below_the_vault(
+    monkeypatch: pytest.MonkeyPatch, low: int, high: int, facial: bool
+) -> None:
+    monkeypatch.setattr("bundle.skull_implant.defect_class.class_by_shape", lambda *_: torch.tensor([UNDECIDED]))
+    missing = torch.zeros(1, 1, *FINE.spatial_size)
+    missing[0, 0, :, -1, 0].view(-1)[:low] = 1.0
+    missing[0, 0, :, :, -1].view(-1)[:high] = 1.0
+    monkeypatch.setattr("bundle.skull_implant.defect_class.missing_bone", lambda *_: missing)
+    network = _saying(0.0)
+    network.class_weight.zero_()
+    network.class_bias.copy_(torch.tensor([0.0, 1.0, 0.0]))
+
+    found = CompletionInferer()(torch.zeros(1, 1, *BOX.spatial_size), network)
+
+    assert bool(found["class_index"][0] == FACIAL) == bool(found["class_decided"][0]) == facial
 
 
 def _case(completer: SkullCompleter) -> CaseData:

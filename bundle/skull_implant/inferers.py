@@ -8,9 +8,8 @@ import torch
 from monai.inferers import Inferer
 
 from bundle.skull_implant.code_fitting import CodeFit
-from bundle.skull_implant.defect_class import NO_HOLE, class_by_shape
+from bundle.skull_implant.defect_class import decided_class
 from bundle.skull_implant.errors import InputError
-from bundle.skull_implant.facial_network import FACIAL_ML, missing_bone, missing_ml
 from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
 
 
@@ -69,7 +68,7 @@ class CompletionInferer(Inferer):
         code = network.encode(torch.as_tensor(inputs))
         probability = network.class_probabilities(code)
         if self.defect_class == "auto":
-            decided = self._decided(network, code, torch.as_tensor(inputs))
+            decided = decided_class(network, code, torch.as_tensor(inputs))
             index = torch.where(decided >= 0, decided, probability[:, 1:].argmax(dim=1))
         else:
             index = torch.full((len(code),), DEFECT_CLASSES.index(self.defect_class), device=code.device)
@@ -88,14 +87,3 @@ class CompletionInferer(Inferer):
             "code_step": step,
             "gamma": torch.full((len(code),), self.gamma),
         }
-
-    @staticmethod
-    def _decided(network: SkullCompleter, code: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Class (B,) of each defect by its shape, else, without a hole of the vault, by the facial network; or -1."""
-        decided = class_by_shape(network, code, image)
-        if network.facial_network is None or not bool((decided == NO_HOLE).any()):
-            return decided
-        missing = missing_bone(network.facial_network, image, network.completed(code, "facial"))
-        facial = missing_ml(missing, network.box) >= FACIAL_ML
-        by_network = torch.where(facial, DEFECT_CLASSES.index("facial"), DEFECT_CLASSES.index("cranial"))
-        return torch.where(decided == NO_HOLE, by_network, decided)
