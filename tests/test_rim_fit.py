@@ -320,14 +320,45 @@ def test_bone_that_the_facial_network_is_sure_of_stays_low_in_front(azimuth_deg:
     network = cast(HoleCompletion, _Eraser())
 
     silent, sure = (
-        _refined(_share(HEAD, COARSE), share, RimFit(None, network, facial, 1.0, facial_share=0.0, roof_deg=each))
+        _refined(
+            _share(HEAD, COARSE),
+            share,
+            RimFit(None, network, facial, 1.0, facial_share=0.0, roof_deg=each, deep_deg=180.0),
+        )
         for each in (180.0, 80.0)
     )
 
-    above = points + np.array([0.0, 0.0, EGG.vertex_mm * HEAD.scales[2]])[:, None, None, None]
-    polar_deg = np.rad2deg(np.arctan2(np.hypot(above[0], above[1]), above[2]))
+    polar_deg = _polar_deg()
     low, high = (TRUTH & hole & part for part in (polar_deg > 85.0, polar_deg < 78.0))
     print(f"{np.mean(silent[low]):.2f} of the bone without, {np.mean(sure[low]):.2f} with what it is sure of")
     assert np.mean(silent[low]) < 0.4
     assert (np.mean(sure[low]) > 0.8) == kept
     np.testing.assert_array_equal(sure[high], silent[high])
+
+
+def _polar_deg() -> np.ndarray:
+    above = FINE.coordinates().numpy() + np.array([0.0, 0.0, EGG.vertex_mm * HEAD.scales[2]])[:, None, None, None]
+    return np.asarray(np.rad2deg(np.arctan2(np.hypot(above[0], above[1]), above[2])))
+
+
+def test_well_inside_the_vault_it_stays_higher_up_too() -> None:
+    hole = ball(FINE.coordinates().numpy(), (0.0, 78.0, -65.0), 25.0)
+    share = np.where(hole, 0.0, _share(HEAD, FINE)).astype(np.float32)
+    facial = _surely(make_facial_network(COARSE), 9.0)
+    network = cast(HoleCompletion, _Eraser())
+
+    silent, deep = (
+        _refined(
+            _share(HEAD, COARSE),
+            share,
+            RimFit(None, network, facial, 1.0, facial_share=0.0, roof_deg=180.0, deep_deg=each),
+        )
+        for each in (180.0, 60.0)
+    )
+
+    added = (deep > 0.5) & (silent <= 0.5)
+    assert np.count_nonzero(added) > 50
+    plate_mm = ndimage.distance_transform_edt(~TRUTH, sampling=FINE.spacing_mm)[added]
+    assert plate_mm.min() > 0.0  # the plate itself is left to the others
+    assert np.percentile(plate_mm, 5) > 1.0
+    assert _polar_deg()[added].min() > 59.0

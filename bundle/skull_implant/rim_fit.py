@@ -61,7 +61,9 @@ class RimFit:
         learned_deg: polar angles from and down to which they have one.
         roof_deg: polar angle from which on, in front, bone that the facial network is sure of is bone, whatever the
             others say: the orbits' roofs and the frontal sinus are thin, and their shares add up to no bone.
-        roof_front: cosine of the angle to straight ahead within which that is.
+        deep_deg: the same, for what lies well inside the vault: roofs that rise high, a large sinus's posterior wall.
+        deep_mm: inside the inner table from which on that is.
+        roof_front: cosine of the angle to straight ahead within which both are.
         rays: along which the vault is measured.
         match_mm: a larger distance between expected and real table is no error but a hole, a strap or another bone.
         rim_deg: bone nearer to missing bone is not measured, because its edge may be beveled.
@@ -87,7 +89,9 @@ class RimFit:
     learned_share: float = 0.75
     facial_share: float = 0.5
     learned_deg: tuple[float, float] = (50.0, 117.0)
-    roof_deg: float = 80.0
+    roof_deg: float = 75.0
+    deep_deg: float = 55.0
+    deep_mm: float = 2.0
     roof_front: float = 0.5
     rays: VaultRays = field(default_factory=VaultRays)
     match_mm: float = 5.0
@@ -186,13 +190,14 @@ class RimFit:
             shares = ndimage.map_coordinates(self._learned(in_hole), index[:, near], order=1, mode="nearest")
             over = shares > 0.0
             there = near[over]
-            tables = (each[over] for each in (above, outer + outer_error, inner + inner_error))
-            said = 1.0 / (1.0 + np.exp(-learned.logits_at(points[there], *tables)))
+            height, outside, inside = (each[over] for each in (above, outer + outer_error, inner + inner_error))
+            said = 1.0 / (1.0 + np.exp(-learned.logits_at(points[there], height, outside, inside)))
             surely = np.zeros_like(said)
             if self.facial is not None and over.any():
                 missing = missing_in(self.facial, bone_share, probability)
                 said += self.facial_share * (np.minimum(bone_share + missing, 1.0).ravel()[there] - said)
-                roof = (theta[there] > self.roof_deg) & (direction[over][:, 1] > self.roof_front)
+                low = theta[there] > np.where(height < inside - self.deep_mm, self.deep_deg, self.roof_deg)
+                roof = low & (direction[over][:, 1] > self.roof_front)
                 surely = roof * np.minimum(bone_share + THIN_BONE * missing, 1.0).ravel()[there]
             result[there] = np.maximum(result[there] + shares[over] * (said - result[there]), surely)
             nearest = learned.rays.nearest_in(rays)
