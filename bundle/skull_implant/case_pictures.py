@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from bundle.skull_implant.canonical_frame import estimate_frame
 from bundle.skull_implant.designing import ImplantDesigner
@@ -210,12 +211,25 @@ def _draw_slice(
     if piece.max() > 0.5 > piece.min():
         axes.contour(piece, levels=[0.5], colors=[PIECE_COLOR], linewidths=1.8)
     axes.set_axis_off()
+    edge = [withStroke(linewidth=4, foreground="black")]  # letters may lie on bone
     for letter, at in zip(letters, ((0.03, 0.5), (0.97, 0.5), (0.5, 0.965), (0.5, 0.03)), strict=True):
-        axes.text(*at, letter, transform=axes.transAxes, color="0.85", fontsize=14, ha="center", va="center")
-    axes.text(0.03, 0.965, name, transform=axes.transAxes, color="0.75", fontsize=13, va="center")
+        axes.text(
+            *at,
+            letter,
+            transform=axes.transAxes,
+            color="0.85",
+            fontsize=14,
+            ha="center",
+            va="center",
+            path_effects=edge,
+        )
+    axes.text(0.03, 0.965, name, transform=axes.transAxes, color="0.75", fontsize=13, va="center", path_effects=edge)
     end, level = 0.97 * len(steps), 0.97 * len(steps)
-    axes.plot([end - 10.0 / pixel_mm, end], [level, level], color="0.9", linewidth=3, solid_capstyle="butt")
-    axes.text(end - 5.0 / pixel_mm, level - 2.0 / pixel_mm, "10 mm", color="0.85", fontsize=11, ha="center")
+    axes.plot(
+        [end - 10.0 / pixel_mm, end], [level, level], color="0.9", linewidth=3, solid_capstyle="butt", path_effects=edge
+    )
+    at = (end - 5.0 / pixel_mm, level - 2.0 / pixel_mm)
+    axes.text(*at, "10 mm", color="0.85", fontsize=11, ha="center", path_effects=edge)
 
 
 def _write_numbers(figure: Figure, case: PicturedCase) -> None:
@@ -234,7 +248,7 @@ def _write_numbers(figure: Figure, case: PicturedCase) -> None:
     top = 0.42
     for number, line in enumerate(case.lines):
         weight = "bold" if number == 0 else "normal"
-        figure.text(0.68, top - 0.038 * number, line, color="white", fontsize=15, weight=weight, va="center")
+        figure.text(0.68, top - 0.038 * number, line, color="white", fontsize=14, weight=weight, va="center")
     top -= 0.038 * len(case.lines) + 0.012
     for number, (name, value) in enumerate(rows):
         figure.text(0.68, top - 0.034 * number, name, color="0.75", fontsize=14, va="center")
