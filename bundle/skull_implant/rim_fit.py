@@ -91,7 +91,7 @@ class RimFit:
     learned_deg: tuple[float, float] = (50.0, 117.0)
     roof_deg: float = 75.0
     deep_deg: float = 55.0
-    deep_mm: float = 2.0
+    deep_mm: float = 5.0
     roof_front: float = 0.5
     rays: VaultRays = field(default_factory=VaultRays)
     match_mm: float = 5.0
