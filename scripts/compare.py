@@ -20,6 +20,8 @@ def compare(
 ) -> None:
     """Score every method on validation persons and print one table; a run that was stopped goes on.
 
+    A method that is asked for later, the U-Net for one, is scored alone and comes into the table of the same folder.
+
     Args:
         source: folder of the complete skulls that DATASET_DIR was prepared from.
         dataset_dir: prepared training set, or a MONAI datalist; it names the validation persons.

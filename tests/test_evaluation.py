@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,53 @@ def test_a_run_that_was_stopped_scores_the_rest_alone(files: dict[str, Path], tm
     assert repr(again[: len(kept)]) == repr(kept)  # seconds too: not scored again
     assert [repr(each.dsc) for each in again] == [repr(each.dsc) for each in whole]
     assert len(again) == len(whole) == 6
+
+
+def test_methods_that_are_asked_for_later_are_scored_alone(files: dict[str, Path], tmp_path: Path) -> None:
+    given = (str(files["source"]), str(tmp_path))
+    evaluate(*given, one_method(files), workers=1)
+    first, first_skulls = read_scores(tmp_path / "scores.csv"), (tmp_path / "skulls.csv").read_text().splitlines()
+    model = str(files["folder"] / "model.pt")
+    plain = one_method(files)
+    more = replace(
+        plain, models={"sooner": (model, 0.5, 0, False), **plain.models}, other_models={"later": (model, 0.0, 0, False)}
+    )
+
+    table = evaluate(*given, more, workers=1)
+
+    scores = read_scores(tmp_path / "scores.csv")
+    assert [score.method for score in scores] == ["sooner", "VAE", "later"] * len(first)  # in the protocol's order
+    assert repr(scores[1::3]) == repr(first)  # seconds too: not scored again
+    assert [(score.person, score.site) for score in scores[::3]] == [(score.person, score.site) for score in first]
+    skulls = (tmp_path / "skulls.csv").read_text().splitlines()
+    assert [line for line in skulls if ",VAE," in line] == first_skulls[1:]
+    assert len(skulls) == 3 * len(first_skulls) - 2
+    assert "| validation | official | later | 1 |" in table
+    assert evaluate(*given, more, workers=1) == table
+    with pytest.raises(
+        InputError, match=r"scores.csv: holds scores of another protocol \(models, other_models differ\)"
+    ):
+        evaluate(*given, plain)
+
+
+def test_a_protocol_may_gain_methods_and_parts_and_nothing_else(files: dict[str, Path]) -> None:
+    unet = str(files["folder"] / "unet.pt")
+    earlier = one_method(files, persons={"validation": 0}, whole_skulls=False)
+    more = replace(earlier, unet=unet, baselines=True, shape_model=True, persons={"validation": 0, "training": 2})
+    other = replace(more, persons={"validation": 1, "training": 2}, whole_skulls=True, varied_holes=1, seed=1)
+
+    assert more.differs_from(earlier.fingerprint()) == []
+    assert earlier.differs_from(more.fingerprint()) == ["persons", "baselines", "unet", "shape_model"]
+    assert other.differs_from(more.fingerprint()) == ["varied_holes", "persons", "whole_skulls", "seed"]
+
+
+def test_scores_of_another_version_are_not_mixed_in(files: dict[str, Path], tmp_path: Path) -> None:
+    write_csv(tmp_path / "scores.csv", refused_scores("validation", "001", [("facial", "facial")], ["VAE"]))
+    protocol = one_method(files)
+    (tmp_path / "protocol.json").write_text(json.dumps(protocol.fingerprint() | {"version": "0.0.1"}))
+
+    with pytest.raises(InputError, match=r"scores.csv: holds scores of another protocol \(version differ\)"):
+        evaluate(str(files["source"]), str(tmp_path), protocol)
 
 
 def test_scores_of_another_protocol_are_not_mixed_in(files: dict[str, Path], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import SimpleITK as sitk
@@ -47,14 +47,15 @@ from bundle.skull_implant.volume import Volume
 
 logger = logging.getLogger(__name__)
 
+Row = TypeVar("Row", Score, SkullScore)
 NO_RIM = RimScore(np.nan, np.nan, np.nan, np.nan)
 
 
 def evaluate(source_dir: str, output_dir: str, protocol: Protocol, workers: int = 2) -> str:
     """Score every part, write `scores.csv`, `sites.csv`, `skulls.csv` and `table.md`, and return the tables.
 
-    The files are written after each person. A run that was stopped goes on from them; `protocol.json` tells whether
-    they are of the same protocol.
+    The files are written after each person. A run that was stopped goes on from them, and methods that came since are
+    scored alone; `protocol.json` tells whether what is there is of the same protocol.
 
     Args:
         source_dir: complete skulls on their native grids, as `scripts.prepare` read them.
@@ -68,43 +69,62 @@ def evaluate(source_dir: str, output_dir: str, protocol: Protocol, workers: int 
     """
     sources = {source.name: source for source in find_sources(Path(source_dir))}
     jobs = person_jobs(protocol, sources)
-    methods_of(protocol)  # what is wrong with a file shows before any work
+    names = list(methods_of(protocol))  # what is wrong with a file shows before any work
     folder = Path(output_dir)
     implants, skulls = _begun(folder, protocol)
-    done = {(score.part, score.person) for score in implants}
-    left = [job for job in jobs if job.person not in done]
-    if done:
-        logger.info("%d of %d persons are in %s/scores.csv already", len(jobs) - len(left), len(jobs), folder)
+    scored = {(score.part, score.person, score.method) for score in implants}
+    left = [(job, [name for name in names if (*job.person, name) not in scored]) for job in jobs]
+    left = [(job, missing) for job, missing in left if missing]
+    done = len(jobs) - len(left)
+    if done or scored:
+        logger.info("%d of %d persons are in %s/scores.csv already", done, len(jobs), folder)
     with ProcessPoolExecutor(workers, initializer=_single_thread) as pool:
-        for job, found in zip(left, pool.map(partial(_score_person, protocol=protocol), left), strict=True):
-            implants += found[0]
-            skulls += found[1]
+        found = pool.map(partial(_score_person, protocol=protocol), *zip(*left, strict=True)) if left else []
+        for (job, _), (new_implants, new_skulls) in zip(left, found, strict=True):
+            implants = _in_order(implants + new_implants, jobs, names)
+            skulls = _in_order(skulls + new_skulls, jobs, names)
             _write(folder, implants, skulls)
-            done.add(job.person)
-            logger.info("%d of %d: %s %s", len(done), len(jobs), *job.person)
+            done += 1
+            logger.info("%d of %d: %s %s", done, len(jobs), *job.person)
     return _tables(implants, skulls)
 
 
 def _begun(folder: Path, protocol: Protocol) -> tuple[list[Score], list[SkullScore]]:
     """The rows that are there already, after whose persons this run goes on."""
-    own = protocol.fingerprint()
     kept, scores = folder / "protocol.json", folder / "scores.csv"
     if not scores.exists():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "skulls.csv").unlink(missing_ok=True)
-        kept.write_text(json.dumps(own, indent=1) + "\n")
+        kept.write_text(json.dumps(protocol.fingerprint(), indent=1) + "\n")
         return [], []
-    other = json.loads(kept.read_text()) if kept.exists() else {}
-    changed = [name for name in own if own[name] != other.get(name)]
-    if changed:
+    if changed := protocol.differs_from(json.loads(kept.read_text()) if kept.exists() else {}):
         raise InputError(
             f"{scores}: holds scores of another protocol ({', '.join(changed)} differ); "
             "name another output folder, or remove the file to score anew"
         )
     implants = read_scores(scores)
-    persons = {(score.part, score.person) for score in implants}
-    skulls = [score for score in read_skull_scores(folder / "skulls.csv") if (score.part, score.person) in persons]
+    scored = {(score.part, score.person, score.method) for score in implants}
+    skulls = [
+        score
+        for score in read_skull_scores(folder / "skulls.csv")
+        if (score.part, score.person, score.method) in scored
+    ]
+    kept.write_text(json.dumps(protocol.fingerprint(), indent=1) + "\n")
     return implants, skulls
+
+
+def _in_order(rows: list[Row], jobs: list[PersonJob], names: list[str]) -> list[Row]:
+    """Person after person, what was cut or decoded in the order it came, and of each the methods in theirs."""
+    persons = {job.person: number for number, job in enumerate(jobs)}
+    methods = {name: number for number, name in enumerate(names)}
+    things: dict[tuple[str, ...], int] = {}
+    for row in rows:
+        things.setdefault(_thing(row), len(things))
+    return sorted(rows, key=lambda row: (persons[row.part, row.person], things[_thing(row)], methods[row.method]))
+
+
+def _thing(row: Score | SkullScore) -> tuple[str, ...]:
+    return (row.part, row.person, *((row.defect, row.site) if isinstance(row, Score) else (row.task,)))
 
 
 def _write(folder: Path, implants: list[Score], skulls: list[SkullScore]) -> None:
@@ -127,8 +147,9 @@ def _tables(implants: list[Score], skulls: list[SkullScore]) -> str:
     return "\n\n".join(tables)
 
 
-def _score_person(job: PersonJob, protocol: Protocol) -> tuple[list[Score], list[SkullScore]]:
-    methods, template = methods_of(protocol), aligning_template(protocol)
+def _score_person(job: PersonJob, names: list[str], protocol: Protocol) -> tuple[list[Score], list[SkullScore]]:
+    methods = {name: method for name, method in methods_of(protocol).items() if name in names}
+    template = aligning_template(protocol)
     whole = job.source.read_skull(protocol.threshold_hu)
     complete = Volume(whole.voxels > 0, whole.grid)
     implant = job.source.read_implant()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bundle.skull_implant.batch_identity import bundle_state
 from bundle.skull_implant.datalist import open_dataset
 from bundle.skull_implant.dataset_folder import DATALIST
 from bundle.skull_implant.errors import InputError
@@ -83,14 +84,33 @@ class Protocol:
         """Plain values that are equal for protocols that give the same scores.
 
         Files stand for themselves by their content, so that a model that was trained on is another one.
+
+        Raises:
+            InputError: a file cannot be read.
         """
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        plain["version"], _ = bundle_state()
         plain["dataset_dir"] = _digest(_datalist(self.dataset_dir))
         plain["unet"] = _digest(self.unet) if self.unet else ""
         plain["aligned_by"] = _digest(self.own_model)
         for name in ("models", "other_models"):
             plain[name] = {method: [_digest(file), *rest] for method, (file, *rest) in plain[name].items()}
         return plain
+
+    def differs_from(self, earlier: Mapping[str, Any]) -> list[str]:
+        """Names of what gives other scores than an earlier protocol did; methods and parts may have come since.
+
+        Args:
+            earlier: its :meth:`fingerprint`.
+        """
+
+        def holds(name: str, own: Any, before: Any) -> bool:
+            if name in ("models", "other_models", "persons"):
+                return all(own.get(key) == value for key, value in before.items())
+            return own == before or (name in ("baselines", "shape_model", "unet") and not before)
+
+        own = self.fingerprint()
+        return [name for name in own if name not in earlier or not holds(name, own[name], earlier[name])]
 
 
 @dataclass(frozen=True)
