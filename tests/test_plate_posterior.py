@@ -9,6 +9,7 @@ import pytest
 
 from bundle.skull_implant.canonical_grid import CanonicalBox
 from bundle.skull_implant.plate_posterior import Plate, PlatePosterior
+from bundle.skull_implant.thin_plate import ThinPlate
 from bundle.skull_implant.vault_rays import VaultRays
 from tests.made_up_skulls import ball, pose, shell, sphere_template
 
@@ -18,7 +19,7 @@ HOLE[4, 3:6] = False
 HOLE = HOLE[:, :15]
 PLATE = HOLE.copy()
 PLATE[10] = False
-POSTERIOR = PlatePosterior(HOLE, PLATE, stiffness=1.3, tension=0.2, deviation_mm=0.8, correlation=0.3)
+POSTERIOR = PlatePosterior(HOLE, PLATE, ThinPlate(stiffness=1.3, tension=0.2), deviation_mm=0.8, correlation=0.3)
 
 
 def _dense_covariance() -> np.ndarray:

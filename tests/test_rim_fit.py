@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -16,7 +15,7 @@ from bundle.skull_implant.facial_network import FacialNetwork, make_facial_netwo
 from bundle.skull_implant.hole_completion import HoleCompletion, UnrolledBone
 from bundle.skull_implant.metrics import dice
 from bundle.skull_implant.rim_fit import RimFit
-from bundle.skull_implant.table_kriging import TableKriging
+from bundle.skull_implant.table_errors import TableErrors
 from bundle.skull_implant.table_model import TableModel
 from bundle.skull_implant.unrolled_vault import HEIGHTS_MM
 from bundle.skull_implant.vault_rays import VaultRays
@@ -69,7 +68,7 @@ def _refined(decoded: np.ndarray, bone: np.ndarray, fit: RimFit | None = None) -
 )
 def test_a_wrong_vault_is_corrected_inside_the_hole(decoded: np.ndarray, bone: tuple[np.ndarray, np.ndarray]) -> None:
     share, hole = bone
-    before = _in_hole(_refined(decoded, share, RimFit(match_mm=-1.0)), hole)
+    before = _in_hole(_refined(decoded, share, RimFit(errors=TableErrors(match_mm=-1.0))), hole)
     after = _in_hole(_refined(decoded, share), hole)
 
     assert after > before + 0.05
@@ -79,7 +78,10 @@ def test_a_wrong_vault_is_corrected_inside_the_hole(decoded: np.ndarray, bone: t
 def test_a_right_vault_stays_where_it_is(bone: tuple[np.ndarray, np.ndarray]) -> None:
     decoded = _share(HEAD, COARSE)
 
-    untouched, refined = _refined(decoded, bone[0], RimFit(match_mm=-1.0)), _refined(decoded, bone[0])
+    untouched, refined = (
+        _refined(decoded, bone[0], RimFit(errors=TableErrors(match_mm=-1.0))),
+        _refined(decoded, bone[0]),
+    )
 
     assert dice(untouched > 0.5, refined > 0.5) > 0.95
     assert _in_hole(refined, bone[1]) >= _in_hole(untouched, bone[1]) - 0.01
@@ -89,7 +91,9 @@ def test_without_bone_nothing_is_measured_and_nothing_moves() -> None:
     decoded = _share(HEAD, COARSE)
     nothing = np.zeros(FINE.spatial_size, np.float32)
 
-    np.testing.assert_allclose(_refined(decoded, nothing), _refined(decoded, nothing, RimFit(match_mm=-1.0)), atol=1e-5)
+    np.testing.assert_allclose(
+        _refined(decoded, nothing), _refined(decoded, nothing, RimFit(errors=TableErrors(match_mm=-1.0))), atol=1e-5
+    )
 
 
 def test_an_empty_decoding_stays_empty(bone: tuple[np.ndarray, np.ndarray]) -> None:
@@ -101,7 +105,7 @@ def test_bone_that_lies_far_from_the_decoded_vault_is_no_measurement(bone: tuple
     around = _share(pose(scales=(1.13, 1.13, 1.11)), FINE, wall_mm=3.0)
     strap = np.where(FINE.coordinates().numpy()[2] < -65.0, around, 0.0)  # there it lies 6 mm or more outside the vault
 
-    untouched = _refined(decoded, bone[0], RimFit(match_mm=-1.0))
+    untouched = _refined(decoded, bone[0], RimFit(errors=TableErrors(match_mm=-1.0)))
     with_strap = _refined(decoded, np.maximum(bone[0], strap))
 
     assert _in_hole(with_strap, bone[1]) >= _in_hole(untouched, bone[1]) - 0.02
@@ -169,7 +173,7 @@ def test_a_wall_that_rays_graze_hardly_counts(bone: tuple[np.ndarray, np.ndarray
     ring = ball(points, HOLE, 37.0) & ~ball(points, HOLE, 32.0)
     grazed = np.where(ring, _share(pose(scales=(0.97, 0.99, 0.95)), FINE), share)  # some 2 mm too deep at the rim
 
-    trusted = _in_hole(_refined(decoded, grazed, RimFit(robust_mm=1e6)), hole)
+    trusted = _in_hole(_refined(decoded, grazed, RimFit(errors=TableErrors(robust_mm=1e6))), hole)
     robust = _in_hole(_refined(decoded, grazed), hole)
 
     print(f"in the hole: DSC {trusted:.3f} with the wall trusted, {robust:.3f} robust")
@@ -191,7 +195,10 @@ def test_the_other_side_of_the_head_tells_the_detail_in_a_hole(
     truth, decoded = (share > 0.5) & hole, _share(HEAD, COARSE)
 
     alone, asked = (
-        dice((_refined(decoded, np.where(hole, 0.0, share), RimFit(mirror_share=each)) > 0.5) & hole, truth)
+        dice(
+            (_refined(decoded, np.where(hole, 0.0, share), RimFit(errors=TableErrors(mirror_share=each))) > 0.5) & hole,
+            truth,
+        )
         for each in (0.0, 0.7)
     )
 
@@ -200,29 +207,6 @@ def test_the_other_side_of_the_head_tells_the_detail_in_a_hole(
     )
     assert (asked > alone + 0.02) == both_sides
     assert asked > alone - 0.06
-
-
-class _OneMillimeter:
-    """A regression that carries 1 mm into every hole."""
-
-    def between(self, *given: object) -> Callable[[np.ndarray], np.ndarray]:
-        hole = cast(np.ndarray, given[2])
-        return lambda errors: np.ones((2, int(hole.sum())))
-
-
-@pytest.mark.parametrize(("polar_deg", "carried_mm"), [(30.0, 1.0), (85.0, 0.0)], ids=["vault", "brow"])
-def test_the_regression_fills_holes_of_the_vault_and_the_thin_plate_those_of_the_brow(
-    polar_deg: float, carried_mm: float
-) -> None:
-    fit = RimFit(kriging=cast(TableKriging, _OneMillimeter()), mirror_share=0.0)
-    middle = np.array([0.0, np.sin(np.deg2rad(polar_deg)), np.cos(np.deg2rad(polar_deg))])
-    hole = fit.rays.plane.directions() @ middle > np.cos(np.deg2rad(8.0))
-    real = np.where(hole, np.nan, 0.0) * np.ones((2, 1, 1))
-
-    errors, measured = fit._errors(np.zeros_like(real), real, hole)
-
-    np.testing.assert_allclose(errors[:, hole], carried_mm, atol=1e-6)
-    np.testing.assert_allclose(errors[:, measured], 0.0, atol=1e-6)
 
 
 def test_the_mean_vault_has_half_of_what_is_expected_but_at_the_brow() -> None:
@@ -238,21 +222,6 @@ def test_the_mean_vault_has_half_of_what_is_expected_but_at_the_brow() -> None:
     np.testing.assert_allclose(expected[:, middle, 2 * middle - brow], 1.0)  # as low behind
     np.testing.assert_allclose(expected[:, middle, brow], 2.0)
     np.testing.assert_array_equal(RimFit()._expected(mean, None), mean)
-
-
-@pytest.mark.parametrize(("right_deg", "share"), [(45.0, 0.7), (0.0, 0.0)], ids=["one side", "across the midline"])
-def test_the_other_side_has_a_share_where_it_has_bone(right_deg: float, share: float) -> None:
-    fit = RimFit()
-    directions = fit.rays.plane.directions()
-    middle = np.array([np.sin(np.deg2rad(right_deg)), 0.0, np.cos(np.deg2rad(right_deg))])
-    away_deg = np.rad2deg(np.arccos(np.clip(directions @ middle, -1.0, 1.0)))
-    bone = (away_deg > 25.0) & (fit.rays.polar_deg < fit.rays.lowest_deg)
-    tables = np.where(bone, 0.0, np.nan) * np.ones((2, 1, 1))
-
-    found = fit._share_of_other_side(bone, tables)
-
-    np.testing.assert_allclose(found[away_deg < 15.0], share, atol=0.01)
-    np.testing.assert_array_equal(found[bone], 0.0)
 
 
 class _Eraser:

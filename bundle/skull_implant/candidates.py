@@ -218,7 +218,7 @@ class Alternatives:
     def _posterior(self) -> PlatePosterior:
         fit = self.designer.rim_fit
         assert fit is not None
-        return PlatePosterior(self._plate.hole, self._plate.covered, fit.stiffness, fit.tension)
+        return PlatePosterior(self._plate.hole, self._plate.covered, fit.errors.plate)
 
     def _moved(self, change: np.ndarray) -> Volume:
         return self.designer.design(self.completion.of(self._plate.changed(change)), self.data)

@@ -7,18 +7,18 @@ the farther from the rim.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from scipy import ndimage, sparse
-from scipy.sparse import linalg
 
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox
 from bundle.skull_implant.table_model import nearest_filled
-from bundle.skull_implant.vault_rays import VaultRays, sample_box, vault_center, vault_radius
+from bundle.skull_implant.thin_plate import Solver, ThinPlate, solver_of
+from bundle.skull_implant.vault_points import VaultPoints
+from bundle.skull_implant.vault_rays import VaultRays
 from bundle.skull_implant.vault_template import VaultTemplate
 
 # What happens to the outer and to the inner table.
@@ -32,16 +32,14 @@ class PlatePosterior:
     Args:
         hole: (N, N) bool, rays without bone; elsewhere nothing is added.
         plate: (N, N) bool, those of them that the implant lies on.
-        stiffness: weight of curvature, as of :class:`RimFit`, on 1.5 degree rays.
-        tension: weight of slope.
+        bending: what a change costs, as in the rim fit.
         deviation_mm: scales the standard deviations; 1 is as large as the real errors were.
         correlation: of the outer with the inner table's change, of one ray; a wrong bulge moves both.
     """
 
     hole: np.ndarray
     plate: np.ndarray
-    stiffness: float = 2.0
-    tension: float = 0.05
+    bending: ThinPlate = field(default_factory=ThinPlate)
     deviation_mm: float = 1.0
     correlation: float = 0.5
 
@@ -76,21 +74,11 @@ class PlatePosterior:
         return float(self.deviation_mm * np.sqrt(covered @ solve(covered)) / max(covered.sum(), 1.0))
 
     @cached_property
-    def _system(self) -> tuple[Any, sparse.csr_matrix]:
+    def _system(self) -> tuple[Solver, sparse.csr_matrix]:
         """Solves with the precision of one table's rays in the hole, and a root of it (R, C)."""
-        count = self.hole.shape[0]
-        difference = sparse.diags([-1.0, 1.0], [0, 1], shape=(count - 1, count))
-        one = sparse.identity(count)
-        slopes = sparse.vstack([sparse.kron(difference, one), sparse.kron(one, difference)])
-        root = sparse.vstack([np.sqrt(self.tension) * slopes, np.sqrt(self.stiffness) * slopes.T @ slopes])
-        root = sparse.csr_matrix(root.tocsc()[:, np.flatnonzero(self.hole)])  # nothing changes where there is bone
-        factors = linalg.splu(
-            sparse.csc_matrix(root.T @ root),
-            permc_spec="MMD_AT_PLUS_A",
-            diag_pivot_thresh=0.0,
-            options={"SymmetricMode": True},
-        )
-        return factors.solve, root
+        root = self.bending.root_of_precision(self.hole.shape[0])
+        root = sparse.csr_matrix(root[:, np.flatnonzero(self.hole)])  # nothing changes where there is bone
+        return solver_of(sparse.csc_matrix(root.T @ root)), root
 
     def _maps(self, values: np.ndarray) -> np.ndarray:
         maps = np.zeros((2, *self.hole.shape))
@@ -138,36 +126,20 @@ class Plate:
         around = ndimage.binary_dilation(footprint, ndimage.generate_binary_structure(2, 2), iterations=max(1, cells))
         self.covered = around & self.hole & np.isfinite(tables[0])
 
-        self.center = vault_center(scales, template)
-        points = box.coordinates().numpy().reshape(3, -1).T.astype(np.float64) - self.center
-        index, _ = rays.plane.plane_index(points)
-        cell = np.rint(index).astype(int)
-        inside = np.all((cell >= 0) & (cell < rays.shape[0]), axis=0)
         reached = ndimage.binary_dilation(self.hole)  # changes are interpolated between rays
-        near = np.flatnonzero(inside)
-        near = near[reached[tuple(cell[:, near])]]
-        length = np.linalg.norm(points[near], axis=1)
-        direction = points[near] / np.maximum(length, 1e-6)[:, None]
-        above = length - vault_radius(direction, scales, template)
-        close = (above > -rays.inside_mm) & (above < rays.outside_mm)
-        self.near, self.direction, self.above = near[close], direction[close], above[close]
-        self.points, self.index = points[self.near], index[:, self.near]
-        self.outer, self.inner = (self._on_points(nearest_filled(table)) for table in tables)
+        self.points = VaultPoints.of(box, rays, scales, template, reached)
+        self.outer, self.inner = (self.points.at(nearest_filled(table)) for table in tables)
 
     def changed(self, change: np.ndarray) -> np.ndarray:
         """The completed vault (X, Y, Z) with its tables moved outwards by a change (2, N, N) mm."""
-        outer_change, inner_change = (self._on_points(table) for table in change)
+        outer_change, inner_change = (self.points.at(table) for table in change)
         inner = self.inner + inner_change
         thickness = self.outer + outer_change - inner
         least = np.maximum(np.minimum(self.outer - self.inner, self.minimum_mm), 1.0)
         short = np.maximum(least - thickness, 0.0) / 2
         inner, outer_change, inner_change = inner - short, outer_change + short, inner_change - short
-        share = np.clip((self.above - inner) / (thickness + 2 * short), 0.0, 1.0)  # 0 inner, 1 outer table
+        share = np.clip((self.points.heights_mm - inner) / (thickness + 2 * short), 0.0, 1.0)  # 0 inner, 1 outer table
         shift = inner_change + (outer_change - inner_change) * share
-        moved = self.points - self.direction * shift[:, None] + self.center
         result = self.probability.copy()
-        result.reshape(-1)[self.near] = sample_box(self.probability, self.box, moved)
+        result.reshape(-1)[self.points.voxels] = self.points.moved(self.probability, self.box, shift)
         return result
-
-    def _on_points(self, table: np.ndarray) -> np.ndarray:
-        return np.asarray(ndimage.map_coordinates(table, self.index, order=1, mode="nearest"))

@@ -61,6 +61,17 @@ class TableModel:
         weights = np.linalg.solve(precision, modes @ (measured[known] - self.mean[known]) / self.noise_mm**2)
         return self._at(self.mean + np.tensordot(weights, self.modes, axes=1), rays)
 
+    def complete_plates(self, tables: np.ndarray, rays: VaultRays) -> np.ndarray:
+        """The most probable tables (2, M, M) given a patient's, of those what bounds a plate and is not beside a rim.
+
+        Args:
+            tables: (2, M, M) mm, NaN where there are none.
+            rays: of the M x M entries, at least as dense as the model's.
+        """
+        thickness = tables[0] - tables[1]
+        plate = (thickness > PLATE_MM[0]) & (thickness < PLATE_MM[1])  # NaN compares as False
+        return self.complete(np.where(rays.away_from_rim(plate, self.step_deg), tables, np.nan), rays)
+
     def mean_at(self, rays: VaultRays) -> np.ndarray:
         """The mean tables (2, M, M) at other rays."""
         return self._at(self.mean, rays)

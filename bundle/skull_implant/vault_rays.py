@@ -56,6 +56,11 @@ class VaultRays:
         steps = (np.arange(self.shape[0]) - own_half) * self.step_deg / denser.step_deg
         return np.clip(np.rint(steps).astype(int) + half, 0, 2 * half)
 
+    def away_from_rim(self, bone: np.ndarray, distance_deg: float) -> np.ndarray:
+        """Rays (N, N) bool that meet bone, without those nearer to one that meets none than a distance, or a step."""
+        cells = max(1, round(distance_deg / self.step_deg))
+        return ndimage.binary_erosion(bone, ndimage.generate_binary_structure(2, 2), iterations=cells)
+
     @property
     def heights_mm(self) -> np.ndarray:
         """Of the samples along a ray above the fitted outer vault, (H,)."""
