@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from bundle.skull_implant.encoder_decoder import Decoder, Encoder
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.latent_statistics import save_completer
-from bundle.skull_implant.network import Decoder, Encoder, SkullCompleter, SkullVAE, load_state
+from bundle.skull_implant.network import SkullCompleter, SkullVAE, load_state
 from tests.small_models import small_images, small_network
 
 

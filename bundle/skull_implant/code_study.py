@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
+from bundle.skull_implant.encoder_decoder import Decoder
 from bundle.skull_implant.losses import SkullDiceLoss
-from bundle.skull_implant.network import Decoder, SkullCompleter
+from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.training import HeldOutDice, update
 from bundle.skull_implant.training_data import SkullBatches
 
