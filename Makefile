@@ -18,7 +18,7 @@ demo: .venv/ready
 	$(BIN)/python -m scripts.score demo/results/ct demo/truth/implant.nii.gz
 
 test: .venv/ready
-	$(BIN)/python -m pytest --durations=10
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations=10
 
 lint: .venv/ready
 	$(BIN)/ruff check .

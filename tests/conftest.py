@@ -14,23 +14,20 @@ if TYPE_CHECKING:
     from tests.end_to_end import Outcome
 
 ROOT = Path(__file__).resolve().parents[1]
-HOSTILE = pytest.StashKey[int]()
+HOSTILE = "hostile inputs survived"
 
 
 @pytest.fixture
-def count_hostile(pytestconfig: pytest.Config) -> Callable[[], None]:
+def count_hostile(record_property: Callable[[str, object], None]) -> Callable[[], None]:
     """To be called for each hostile input that was survived; their number is printed at the end."""
-
-    def count() -> None:
-        pytestconfig.stash[HOSTILE] = pytestconfig.stash.get(HOSTILE, 0) + 1
-
-    return count
+    return functools.partial(record_property, HOSTILE, 1)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print how many hostile inputs were survived, if any were tried."""
-    if number := config.stash.get(HOSTILE, 0):
-        terminalreporter.write_line(f"hostile inputs survived: {number}")
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many hostile inputs were survived, in all processes together, if any were tried."""
+    passed = terminalreporter.getreports("passed")
+    if number := sum(name == HOSTILE for report in passed for name, _ in report.user_properties):
+        terminalreporter.write_line(f"{HOSTILE}: {number}")
 
 
 @pytest.fixture(scope="session")
