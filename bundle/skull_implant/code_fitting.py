@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import ndimage
+from torch.optim.adam import adam
 
 from bundle.skull_implant.implant import far_from_bone
 from bundle.skull_implant.network import SkullCompleter
@@ -48,16 +49,37 @@ class CodeFit:
             return start
         with torch.no_grad():
             weight = self._weight(network.decode(start), image, network.box.spacing_mm)
-        with torch.enable_grad():
-            code = start.detach().clone().requires_grad_(True)
-            optimizer = torch.optim.Adam([code], self.learning_rate)
-            for _ in range(self.steps):
-                loss = (
-                    self._loss(network.decode(code), image, weight) + self.prior * (code - start).square().mean(1).sum()
-                )
-                (code.grad,) = torch.autograd.grad(loss, [code])
-                optimizer.step()
-        return code.detach()
+        code = start.detach().clone()
+        moments, step = (torch.zeros_like(code), torch.zeros_like(code)), torch.tensor(0.0)
+        for _ in range(self.steps):
+            with torch.enable_grad():
+                moved = code.detach().requires_grad_(True)
+                near = self.prior * (moved - start).square().mean(1).sum()
+                loss = self._loss(network.decode(moved), image, weight) + near
+                (gradient,) = torch.autograd.grad(loss, [moved])
+            self._adam(code, gradient, moments, step)
+        return code
+
+    def _adam(
+        self, code: torch.Tensor, gradient: torch.Tensor, moments: tuple[torch.Tensor, torch.Tensor], step: torch.Tensor
+    ) -> None:
+        """One step of Adam, in place. The class `torch.optim.Adam` imports PyTorch's compiler first, for a second."""
+        first, second = moments
+        adam(
+            [code],
+            [gradient],
+            [first],
+            [second],
+            [],
+            [step],
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.learning_rate,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
 
     def _weight(self, decoded: torch.Tensor, image: torch.Tensor, spacing_mm: np.ndarray) -> torch.Tensor:
         """1 where decoded skull and bone are compared, 0 in and around the hole, shaped as the image."""
