@@ -16,6 +16,7 @@ from bundle.skull_implant.errors import CaseRefused, InputError, as_input_error,
 from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.options import Options
 from bundle.skull_implant.print_settings import PrintSettings
+from bundle.skull_implant.transforms import timed
 from bundle.skull_implant.writing import CaseWriter
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,8 @@ def complete_step(engine: Engine, batch: dict[str, Any]) -> dict[str, Any]:
     network: SkullCompleter = engine.network
     network.eval()
     image = batch["image"][None].to(engine.state.device)  # (1, X, Y, Z) -> (1, 1, X, Y, Z)
-    outputs = engine.inferer(image, network)
+    with timed(batch, "decode"):
+        outputs = engine.inferer(image, network)
     engine.state.output = {**batch, "pred": {key: value[0] for key, value in outputs.items()}}
     engine.fire_event(
         IterationEvents.MODEL_COMPLETED
