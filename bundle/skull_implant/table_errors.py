@@ -64,24 +64,33 @@ class TableErrors:
         away = rays.away_from_rim(bone, self.rim_deg)
         measured = np.broadcast_to(away, errors.shape).astype(float)
         errors = np.where(measured > 0, errors, 0.0)
-        smooth, weights = self._robustly_smooth(errors, measured)
+        alike = self.plate.smoother(measured)
+        smooth, weights = self._robustly_smooth(errors, measured, alike(errors))
         share = self._share_of_other_side(away, real, rays)
         other = ndimage.gaussian_filter(
             np.where(weights > TRUSTED, errors, smooth), (0.0, *[self.mirror_blur_deg / rays.step_deg] * 2)
         )[:, ::-1]
-        smooth = smooth + share * (other + self._robustly_smooth(errors - other, measured)[0] - smooth)
+        rest = errors - other
+        smooth = smooth + share * (other + self._robustly_smooth(rest, measured, alike(rest))[0] - smooth)
         hole = ndimage.binary_dilation(in_hole, iterations=2) & ~away & (vault > 0.0)
         if hole.any():
             kriged = self.kriging.between(errors, away, hole, rays, weights)
             carried = kriged(errors)
-            carried += share[hole] * (other[:, hole] + kriged(errors - other) - carried)
+            carried += share[hole] * (other[:, hole] + kriged(rest) - carried)
             smooth[:, hole] += vault[hole] * (carried - smooth[:, hole])
         return smooth, away
 
-    def _robustly_smooth(self, errors: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Errors (2, N, N) mm carried smoothly over all rays, and what each of them weighs in that, from 0 to 1."""
-        off = (errors - self.plate.smooth(errors, measured)) / self.robust_mm
-        weights = measured / np.square(1 + np.square(off))
+    def _robustly_smooth(
+        self, errors: np.ndarray, measured: np.ndarray, smooth: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Errors (2, N, N) mm carried smoothly over all rays, and what each of them weighs in that, from 0 to 1.
+
+        Args:
+            errors: 0 where they are not measured.
+            measured: (2, N, N) of 0 and 1.
+            smooth: (2, N, N) mm, carried with all measurements weighing the same.
+        """
+        weights = measured / np.square(1 + np.square((errors - smooth) / self.robust_mm))
         return self.plate.smooth(errors, weights), weights
 
     def _share_of_other_side(self, measured: np.ndarray, real: np.ndarray, rays: VaultRays) -> np.ndarray:

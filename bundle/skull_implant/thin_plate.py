@@ -31,14 +31,24 @@ class ThinPlate:
             tables: finite everywhere.
             weights: (2, N, N) of each entry's measurement; 0 where there is none.
         """
-        slopes = slopes_of(tables.shape[1])
+        return self.smoother(weights)(tables)
+
+    def smoother(self, weights: np.ndarray) -> Solver:
+        """The same for several tables of the same weights, most of whose work is done here."""
+        slopes = slopes_of(weights.shape[1])
         slope = sparse.csc_matrix(slopes.T @ slopes)
         roughness = self.tension * slope + self.stiffness * slope @ slope
-        smooth = np.empty_like(tables)
-        for number, (table, weight) in enumerate(zip(tables, weights, strict=True)):
-            if number == 0 or not np.array_equal(weight, weights[number - 1]):
-                solve = solver_of(sparse.csc_matrix(sparse.diags(weight.ravel() + 1e-6) + roughness))  # 1e-6 for none
-            smooth[number] = solve((weight * table).ravel()).reshape(table.shape)
+        solvers: list[Solver] = []
+        for number, weight in enumerate(weights):
+            if number and np.array_equal(weight, weights[number - 1]):
+                solvers.append(solvers[-1])
+            else:  # 1e-6 for none
+                solvers.append(solver_of(sparse.csc_matrix(sparse.diags(weight.ravel() + 1e-6) + roughness)))
+
+        def smooth(tables: np.ndarray) -> np.ndarray:
+            weighted = zip(solvers, weights * tables, strict=True)
+            return np.stack([solve(table.ravel()).reshape(table.shape) for solve, table in weighted])
+
         return smooth
 
     def root_of_precision(self, count: int) -> sparse.csc_matrix:
