@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -279,23 +281,23 @@ def test_the_facial_network_has_its_share_of_that_say(logit: float, kept: bool) 
     np.testing.assert_array_equal(asked[behind], erased[behind])
 
 
+def _said_of(hole: np.ndarray, fits: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+    """What comes of a hole in the made-up head by each fit, of networks that contradict one another there.
+
+    The hole network says that there is no bone and has the only say; the facial network is sure that there is.
+    """
+    share = np.where(hole, 0.0, _share(HEAD, FINE)).astype(np.float32)
+    facial = _surely(make_facial_network(COARSE), 9.0)
+    fit = RimFit(None, cast(HoleCompletion, _Eraser()), facial, 1.0, facial_share=0.0)
+    return [_refined(_share(HEAD, COARSE), share, replace(fit, **each)) for each in fits]
+
+
 @pytest.mark.parametrize(("azimuth_deg", "kept"), [(0.0, True), (75.0, False)], ids=["in front", "at the side"])
 def test_bone_that_the_facial_network_is_sure_of_stays_low_in_front(azimuth_deg: float, kept: bool) -> None:
     side, front = np.sin(np.deg2rad(azimuth_deg)), np.cos(np.deg2rad(azimuth_deg))
-    points = FINE.coordinates().numpy()
-    hole = ball(points, (72.0 * side, 80.0 * front, -85.0), 20.0)
-    share = np.where(hole, 0.0, _share(HEAD, FINE)).astype(np.float32)
-    facial = _surely(make_facial_network(COARSE), 9.0)
-    network = cast(HoleCompletion, _Eraser())
+    hole = ball(FINE.coordinates().numpy(), (72.0 * side, 80.0 * front, -85.0), 20.0)
 
-    silent, sure = (
-        _refined(
-            _share(HEAD, COARSE),
-            share,
-            RimFit(None, network, facial, 1.0, facial_share=0.0, roof_deg=each, deep_deg=180.0),
-        )
-        for each in (180.0, 80.0)
-    )
+    silent, sure = _said_of(hole, [{"roof_deg": each, "deep_deg": 180.0} for each in (180.0, 80.0)])
 
     polar_deg = _polar_deg()
     low, high = (TRUTH & hole & part for part in (polar_deg > 85.0, polar_deg < 78.0))
@@ -312,18 +314,8 @@ def _polar_deg() -> np.ndarray:
 
 def test_well_inside_the_vault_it_stays_higher_up_too() -> None:
     hole = ball(FINE.coordinates().numpy(), (0.0, 78.0, -65.0), 25.0)
-    share = np.where(hole, 0.0, _share(HEAD, FINE)).astype(np.float32)
-    facial = _surely(make_facial_network(COARSE), 9.0)
-    network = cast(HoleCompletion, _Eraser())
 
-    silent, deep = (
-        _refined(
-            _share(HEAD, COARSE),
-            share,
-            RimFit(None, network, facial, 1.0, facial_share=0.0, roof_deg=180.0, deep_deg=each),
-        )
-        for each in (180.0, 60.0)
-    )
+    silent, deep = _said_of(hole, [{"roof_deg": 180.0, "deep_deg": each} for each in (180.0, 60.0)])
 
     added = (deep > 0.5) & (silent <= 0.5)
     assert np.count_nonzero(added) > 50
