@@ -14,6 +14,7 @@ from torch import nn
 from bundle.skull_implant.canonical_grid import CanonicalBox
 from bundle.skull_implant.dataset_folder import DatasetFolder, write_datalist, write_skull
 from bundle.skull_implant.network import SkullCompleter
+from bundle.skull_implant.vault_rays import VaultRays
 from bundle.skull_implant.vault_template import VaultTemplate
 from tests.made_up_skulls import ball, egg_template, pose, shell
 
@@ -82,3 +83,13 @@ def vault_dataset(folder: Path) -> None:
 
 def as_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
+
+
+def tables_of_two_modes(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Maps (count, 2, N, N) that are a mean and two smooth modes, and the modes."""
+    rays = VaultRays(3.0)
+    x, y = np.meshgrid(*[np.linspace(-1, 1, rays.shape[0])] * 2, indexing="ij")
+    modes = np.stack([np.stack([x, x - 0.2 * y]), np.stack([x * y, 0.8 * x * y + 0.1])])
+    weights = np.random.default_rng(1).normal(0.0, 1.0, (count, 2)) * [2.0, 1.0]
+    mean = np.stack([np.zeros_like(x), np.full_like(x, -6.0)])
+    return mean + np.tensordot(weights, modes, axes=1), modes

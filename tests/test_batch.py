@@ -25,7 +25,7 @@ import pytest
 from bundle.skull_implant.batch import Resources, _check_bundle_is_there, _outcome, run_batch
 from bundle.skull_implant.batch_case import CaseOutcome, CaseRequest, complete_case, link_prefix, outcome_of, run_case
 from bundle.skull_implant.batch_folder import BatchFolder
-from bundle.skull_implant.batch_identity import Identity, bundle_state, hash_files, hash_weights
+from bundle.skull_implant.batch_identity import Identity
 from bundle.skull_implant.batch_summary import write_summary
 from bundle.skull_implant.case_process import (
     CaseProcess,
@@ -35,6 +35,7 @@ from bundle.skull_implant.case_process import (
     thread_variables,
 )
 from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.hashes import bundle_state, hash_files, hash_weights
 from bundle.skull_implant.volume import write_volume
 from tests.batch_stand_in import act
 from tests.dicom_files import write_series

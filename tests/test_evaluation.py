@@ -20,7 +20,7 @@ from bundle.skull_implant.network import SkullCompleter
 from bundle.skull_implant.preparing import find_sources
 from bundle.skull_implant.score_table import SITES, read_scores, refused_scores, write_csv
 from bundle.skull_implant.scoring_protocol import Protocol, person_jobs
-from bundle.skull_implant.table_model import fit_table_model
+from bundle.skull_implant.table_fitting import fit_table_model
 from bundle.skull_implant.vault_template import VaultTemplate
 from scripts.compare import compare
 

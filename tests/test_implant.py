@@ -12,14 +12,8 @@ from scipy.spatial.transform import Rotation
 
 from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox, to_canonical
-from bundle.skull_implant.implant import (
-    ImplantRules,
-    design_implant,
-    far_from_bone,
-    find_holes,
-    scanned,
-    vault_shell,
-)
+from bundle.skull_implant.implant import ImplantRules, design_implant, find_holes, scanned, vault_shell
+from bundle.skull_implant.mask_morphology import far_from_bone
 from bundle.skull_implant.metrics import dice
 from bundle.skull_implant.volume import Grid, Volume
 from tests.made_up_skulls import ball, canonical_points, pose, scan_grid, shell, sphere_template

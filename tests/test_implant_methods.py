@@ -14,7 +14,8 @@ from bundle.skull_implant.evaluation import score_design
 from bundle.skull_implant.implant_methods import BaselineMethod, DefectiveSkull, Design, ShapeModelMethod, UNetMethod
 from bundle.skull_implant.metrics import dice
 from bundle.skull_implant.table_completion import TableCompletion
-from bundle.skull_implant.table_model import TableModel, principal_tables
+from bundle.skull_implant.table_fitting import principal_tables
+from bundle.skull_implant.table_model import TableModel
 from bundle.skull_implant.vault_rays import VaultRays
 from bundle.skull_implant.volume import Volume
 from tests.made_up_skulls import ball, canonical_points, egg_template, face, pose, scan_grid, shell

@@ -20,7 +20,8 @@ from bundle.skull_implant.hole_training import (
     held_out_skulls,
 )
 from bundle.skull_implant.network import SkullCompleter
-from bundle.skull_implant.table_model import TableModel, fit_table_model
+from bundle.skull_implant.table_fitting import fit_table_model
+from bundle.skull_implant.table_model import TableModel
 from bundle.skull_implant.unrolled_vault import (
     CHANNELS,
     HEIGHTS_MM,

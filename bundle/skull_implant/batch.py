@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from bundle.skull_implant.batch_case import CaseOutcome, CaseRequest, Work, complete_case
 from bundle.skull_implant.batch_folder import BatchFolder
-from bundle.skull_implant.batch_identity import hash_weights
 from bundle.skull_implant.batch_inputs import BatchInput, find_inputs
 from bundle.skull_implant.batch_summary import STATUSES, write_summary
 from bundle.skull_implant.case_process import (
@@ -31,6 +30,7 @@ from bundle.skull_implant.case_process import (
     thread_variables,
 )
 from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.hashes import hash_weights
 from bundle.skull_implant.print_settings import PrintSettings
 from bundle.skull_implant.shipped_weights import check_weights
 

@@ -18,10 +18,10 @@ import numpy as np
 import psutil
 
 from bundle.skull_implant.batch_case import WORK_FOLDER, CaseRequest, Work, complete_case
-from bundle.skull_implant.batch_identity import hash_weights
 from bundle.skull_implant.case_process import CaseProcess, address_of, thread_variables
 from bundle.skull_implant.dicom_writing import write_ct_series
 from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.hashes import hash_weights
 from bundle.skull_implant.synthetic_head import SyntheticHead, synthetic_head
 
 EXTENT_MM = (240.0, 240.0, 176.0)

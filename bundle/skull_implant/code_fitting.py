@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from torch.optim.adam import adam
 
-from bundle.skull_implant.implant import far_from_bone
+from bundle.skull_implant.mask_morphology import far_from_bone
 from bundle.skull_implant.network import SkullCompleter
 
 

@@ -8,9 +8,9 @@ from scipy import ndimage
 
 from bundle.skull_implant.canonical_grid import CanonicalBox
 from bundle.skull_implant.facial_network import FACIAL_ML, missing_bone, missing_ml
-from bundle.skull_implant.implant import VAULT_END_DEG, far_from_bone
+from bundle.skull_implant.mask_morphology import far_from_bone
 from bundle.skull_implant.network import DEFECT_CLASSES, SkullCompleter
-from bundle.skull_implant.vault_template import VaultTemplate
+from bundle.skull_implant.vault_template import VAULT_END_DEG, VaultTemplate
 
 CORE_MM = 4.0  # decoded bone this far from all bone is missing
 VAULT_DEG = 100.0  # polar angle down to which the missing bone is a hole of the vault

@@ -16,13 +16,8 @@ from bundle.skull_implant.dataset_folder import DatasetFolder, PreparedSkull
 from bundle.skull_implant.defects import CRANIAL_SITES, draw_cranial_hole
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.network import SkullCompleter
-from bundle.skull_implant.table_model import (
-    TableModel,
-    measured_profiles,
-    official_rays,
-    plates,
-    principal_tables,
-)
+from bundle.skull_implant.table_fitting import measured_profiles, official_rays, plates, principal_tables
+from bundle.skull_implant.table_model import TableModel
 from bundle.skull_implant.training import update
 from bundle.skull_implant.unrolled_vault import (
     STEP_DEG,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +11,10 @@ from bundle.skull_implant.canonical_frame import CanonicalFrame
 from bundle.skull_implant.canonical_grid import CanonicalBox, crop_grid, to_native
 from bundle.skull_implant.holes import bony_sides, further_holes, open_parts
 from bundle.skull_implant.implant_seam import with_seam
-from bundle.skull_implant.mask_morphology import distance_mm, large_components, opened
+from bundle.skull_implant.mask_morphology import distance_mm, far_from_bone, large_components, opened
 from bundle.skull_implant.vault_rays import vault_center
-from bundle.skull_implant.vault_template import VaultTemplate
+from bundle.skull_implant.vault_template import VAULT_END_DEG, VaultTemplate
 from bundle.skull_implant.volume import Grid, Volume
-
-VAULT_END_DEG = 115.0  # polar angle from the vertex; bone further down belongs to the skull base and the face
 
 
 @dataclass(frozen=True)
@@ -188,20 +185,6 @@ def fill_holes(
         if piece.sum() * skull.grid.voxel_ml >= rules.minimum_ml:
             implant[window] |= piece
     return Volume(implant, skull.grid)
-
-
-def far_from_bone(
-    decoded: np.ndarray, bone_share: np.ndarray, spacing_mm: Sequence[float] | np.ndarray, core_mm: float
-) -> np.ndarray:
-    """Decoded skull (X, Y, Z) bool at least `core_mm` from all bone: what fills a hole, while a film never is.
-
-    Args:
-        decoded: (X, Y, Z) bool.
-        bone_share: (X, Y, Z) share of the patient's bone.
-        spacing_mm: (3,).
-        core_mm: distance.
-    """
-    return decoded & (ndimage.distance_transform_edt(bone_share < 0.4, sampling=spacing_mm) >= core_mm)
 
 
 def scanned(grid: Grid, frame: CanonicalFrame, box: CanonicalBox, border_mm: float) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
@@ -40,3 +42,17 @@ def distance_mm(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
     image.SetSpacing(spacing)
     distance = sitk.SignedMaurerDistanceMap(image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)
     return np.maximum(sitk.GetArrayViewFromImage(distance).transpose(2, 1, 0), 0.0)
+
+
+def far_from_bone(
+    decoded: np.ndarray, bone_share: np.ndarray, spacing_mm: Sequence[float] | np.ndarray, core_mm: float
+) -> np.ndarray:
+    """Decoded skull (X, Y, Z) bool at least `core_mm` from all bone: what fills a hole, while a film never is.
+
+    Args:
+        decoded: (X, Y, Z) bool.
+        bone_share: (X, Y, Z) share of the patient's bone.
+        spacing_mm: (3,).
+        core_mm: distance.
+    """
+    return decoded & (ndimage.distance_transform_edt(bone_share < 0.4, sampling=spacing_mm) >= core_mm)

@@ -12,7 +12,7 @@ import monai
 import numpy as np
 import torch
 
-from bundle.skull_implant.batch_identity import hash_weights
+from bundle.skull_implant.hashes import hash_weights
 from bundle.skull_implant.network import DEFECT_CLASSES, LATENT_CLASSES
 from bundle.skull_implant.print_settings import PrintSettings
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from bundle.skull_implant.batch_identity import bundle_state
 from bundle.skull_implant.datalist import open_dataset
 from bundle.skull_implant.dataset_folder import DATALIST
 from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.hashes import bundle_state
 from bundle.skull_implant.preparing import Source
 from bundle.skull_implant.score_table import SITES
 

@@ -7,8 +7,8 @@ import os
 import re
 from pathlib import Path
 
-from bundle.skull_implant.batch_identity import hash_weights
 from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.hashes import hash_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "weights_sha256"

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
+VAULT_END_DEG = 115.0  # polar angle from the vertex; bone further down belongs to the skull base and the face
+
 
 @dataclass(frozen=True)
 class VaultTemplate:
