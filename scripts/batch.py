@@ -1,6 +1,6 @@
 """Complete every skull below a folder."""
 
-from bundle.skull_implant.command_line import run_command
+from bundle.skull_implant.commands.command_line import run_command
 
 
 def batch(
@@ -54,7 +54,7 @@ def batch(
     """
     from pathlib import Path
 
-    from bundle.skull_implant.batch import Resources, run_batch
+    from bundle.skull_implant.archive.batch import Resources, run_batch
 
     root = Path(__file__).resolve().parents[1]
     settings = {

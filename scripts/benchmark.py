@@ -1,6 +1,6 @@
 """Time the product's commands."""
 
-from bundle.skull_implant.command_line import run_command
+from bundle.skull_implant.commands.command_line import run_command
 
 
 def benchmark(
@@ -43,7 +43,7 @@ def benchmark(
     root, folder = Path(__file__).resolve().parents[1], Path(output_dir)
     voxels = (size[0], size[1], size[2])
     if what == "inference":
-        from bundle.skull_implant import benchmarking
+        from bundle.skull_implant.speed import benchmarking
 
         scans = benchmarking.write_scans(folder, voxels, max(1, cases))
         timed = benchmarking.time_commands(scans[0], folder / "cold", root, runs)
@@ -53,7 +53,7 @@ def benchmark(
             print()
             print(benchmarking.time_batches(scans, folder, root, workers))
         return
-    from bundle.skull_implant.training_benchmark import benchmark_training
+    from bundle.skull_implant.speed.training_benchmark import benchmark_training
 
     if any(each % 64 for each in size):
         raise InputError(f"--size must be multiples of 64 for six strides of 2, got {size}; for example 128,128,64")

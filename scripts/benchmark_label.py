@@ -1,6 +1,6 @@
 """Time MONAI Label's server and the command line on the same scan, in the environment that `make label` makes."""
 
-from bundle.skull_implant.command_line import run_command
+from bundle.skull_implant.commands.command_line import run_command
 
 
 def benchmark_label(
@@ -16,13 +16,13 @@ def benchmark_label(
     from pathlib import Path
 
     from bundle.skull_implant.errors import InputError
-    from bundle.skull_implant.label_server import check_environment
+    from bundle.skull_implant.slicer.label_server import check_environment
 
     if len(size) != 3 or min(size) < 64 or runs < 1:
         raise InputError(f"--size must be three numbers of 64 or more and --runs at least 1, got {size} and {runs}")
     root = Path(__file__).resolve().parents[1]
     check_environment(root / "requirements-label.txt")
-    from bundle.skull_implant.label_benchmark import benchmark_label as measure
+    from bundle.skull_implant.slicer.label_benchmark import benchmark_label as measure
 
     print(measure(Path(output_dir), (size[0], size[1], size[2]), runs, root))
 

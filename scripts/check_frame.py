@@ -1,6 +1,6 @@
 """Measure what the canonical frame costs on real skulls."""
 
-from bundle.skull_implant.command_line import run_command
+from bundle.skull_implant.commands.command_line import run_command
 
 
 def check_frame(
@@ -25,10 +25,10 @@ def check_frame(
         workers: processes; each needs about 3 GB.
         seed: of the draw, slabs and holes.
     """
-    from bundle.skull_implant.canonical_grid import CanonicalBox
     from bundle.skull_implant.errors import InputError
-    from bundle.skull_implant.frame_check import FrameCheck, check_frames
-    from bundle.skull_implant.network import SkullCompleter
+    from bundle.skull_implant.frame.canonical_grid import CanonicalBox
+    from bundle.skull_implant.model.network import SkullCompleter
+    from bundle.skull_implant.scores.frame_check import FrameCheck, check_frames
 
     if workers < 1 or cases < 0 or ceiling_cases < 0:
         raise InputError(

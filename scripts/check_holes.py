@@ -1,6 +1,6 @@
 """Check the bundle on a complete head of your own: ten virtual holes, each implant scored against the piece."""
 
-from bundle.skull_implant.command_line import run_command
+from bundle.skull_implant.commands.command_line import run_command
 
 
 def check_holes(
@@ -27,7 +27,7 @@ def check_holes(
     """
     from pathlib import Path
 
-    from bundle.skull_implant import hole_check
+    from bundle.skull_implant.scores import hole_check
 
     root = Path(__file__).resolve().parents[1]
     weights = root / model_file if model_file == "models/model.pt" else Path(model_file)

@@ -1,6 +1,6 @@
 """Compare the bundle's model with its own steps, with simple methods, and with the peer that a user would train."""
 
-from bundle.skull_implant.command_line import run_command
+from bundle.skull_implant.commands.command_line import run_command
 
 
 def compare(
@@ -40,8 +40,8 @@ def compare(
     import logging
 
     from bundle.skull_implant.errors import InputError
-    from bundle.skull_implant.evaluation import evaluate
-    from bundle.skull_implant.scoring_protocol import WITHOUT_DEFECT_NETWORKS, ModelSettings, Protocol
+    from bundle.skull_implant.scores.evaluation import evaluate
+    from bundle.skull_implant.scores.scoring_protocol import WITHOUT_DEFECT_NETWORKS, ModelSettings, Protocol
 
     if workers < 1 or persons < 0 or fit_steps < 1:
         raise InputError(

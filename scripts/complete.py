@@ -1,6 +1,6 @@
 """Complete one skull and design its implant."""
 
-from bundle.skull_implant.command_line import run_command
+from bundle.skull_implant.commands.command_line import run_command
 
 
 def complete(
@@ -45,11 +45,11 @@ def complete(
     settings = {key: value for key, value in locals().items() if key not in ("input", "device")}
     from pathlib import Path
 
-    from bundle.skull_implant.before_work import tell_and_check
+    from bundle.skull_implant.commands.before_work import tell_and_check
 
     tell_and_check(input)
 
-    from bundle.skull_implant import completion
+    from bundle.skull_implant.commands import completion
 
     root = Path(__file__).resolve().parents[1]
     if model_file == "models/model.pt":

@@ -1,6 +1,6 @@
 """Complete one skull with the method paper's published networks."""
 
-from bundle.skull_implant.command_line import run_command
+from bundle.skull_implant.commands.command_line import run_command
 
 
 def complete_published(
@@ -29,9 +29,9 @@ def complete_published(
         device: auto, cpu or cuda.
         overwrite: replace an earlier result.
     """
-    from bundle.skull_implant.completion import choose_device
-    from bundle.skull_implant.published import PublishedVAE
-    from bundle.skull_implant.published_completion import complete_with_published
+    from bundle.skull_implant.commands.completion import choose_device
+    from bundle.skull_implant.peers.published import PublishedVAE
+    from bundle.skull_implant.peers.published_completion import complete_with_published
 
     network = PublishedVAE.from_file(model_file).to(choose_device(device))
     paths = complete_with_published(

@@ -1,6 +1,6 @@
 """Turn checkpoints of the method paper's published code into one model file."""
 
-from bundle.skull_implant.command_line import run_command
+from bundle.skull_implant.commands.command_line import run_command
 
 
 def import_published(
@@ -32,9 +32,9 @@ def import_published(
     from pathlib import Path
 
     from bundle.skull_implant.errors import InputError
-    from bundle.skull_implant.latent_statistics import save_completer
-    from bundle.skull_implant.preparing import find_sources
-    from bundle.skull_implant.published import import_checkpoints, mean_codes_of_file
+    from bundle.skull_implant.peers.published import import_checkpoints, mean_codes_of_file
+    from bundle.skull_implant.train.latent_statistics import save_completer
+    from bundle.skull_implant.train.preparing import find_sources
 
     if Path(model_file).exists() and not overwrite:
         raise InputError(f"{model_file}: already there; name another file or pass --overwrite")

@@ -1,6 +1,6 @@
 """Make a synthetic head CT with a hole, as a DICOM series, and its truth."""
 
-from bundle.skull_implant.command_line import run_command
+from bundle.skull_implant.commands.command_line import run_command
 
 
 def make_demo_ct(output_dir: str, seed: int = 0, overwrite: bool = False) -> None:
@@ -13,9 +13,9 @@ def make_demo_ct(output_dir: str, seed: int = 0, overwrite: bool = False) -> Non
     """
     from pathlib import Path
 
-    from bundle.skull_implant.dicom_writing import write_ct_series
     from bundle.skull_implant.errors import InputError
-    from bundle.skull_implant.synthetic_head import synthetic_head
+    from bundle.skull_implant.output.dicom_writing import write_ct_series
+    from bundle.skull_implant.synthetic.synthetic_head import synthetic_head
     from bundle.skull_implant.volume import write_volume
 
     series, truth = Path(output_dir) / "ct", Path(output_dir) / "truth"

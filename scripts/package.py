@@ -1,6 +1,6 @@
 """Pack the bundle for MONAI Label and the Model Zoo."""
 
-from bundle.skull_implant.command_line import run_command
+from bundle.skull_implant.commands.command_line import run_command
 
 
 def package(output_dir: str = "dist") -> None:
@@ -11,7 +11,7 @@ def package(output_dir: str = "dist") -> None:
     """
     from pathlib import Path
 
-    from bundle.skull_implant.packaging import package_bundle
+    from bundle.skull_implant.commands.packaging import package_bundle
 
     path = package_bundle(Path(__file__).resolve().parents[1], Path(output_dir))
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -1,6 +1,6 @@
 """Picture the best, the median and the worst case of an evaluation."""
 
-from bundle.skull_implant.command_line import run_command
+from bundle.skull_implant.commands.command_line import run_command
 
 
 def picture_cases(
@@ -29,7 +29,7 @@ def picture_cases(
     """
     from pathlib import Path
 
-    from bundle.skull_implant import case_pictures
+    from bundle.skull_implant.scores import case_pictures
 
     root = Path(__file__).resolve().parents[1]
     weights = root / model_file if model_file == "models/model.pt" else Path(model_file)

@@ -1,6 +1,6 @@
 """Picture what MONAI Label's server answers for one scan."""
 
-from bundle.skull_implant.command_line import run_command
+from bundle.skull_implant.commands.command_line import run_command
 
 
 def picture_label(
@@ -23,15 +23,20 @@ def picture_label(
     from pathlib import Path
 
     from bundle.skull_implant.errors import InputError
-    from bundle.skull_implant.label_server import REMEDY
-    from bundle.skull_implant.reading import case_name, read_case
+    from bundle.skull_implant.input.reading import case_name, read_case
+    from bundle.skull_implant.slicer.label_server import REMEDY
     from bundle.skull_implant.volume import Volume
 
     try:
         import SimpleITK as sitk
         from monailabel.client import MONAILabelClient
 
-        from bundle.skull_implant.label_figures import draw_gammas, draw_segments, read_segments, write_segmentation
+        from bundle.skull_implant.slicer.label_figures import (
+            draw_gammas,
+            draw_segments,
+            read_segments,
+            write_segmentation,
+        )
     except ImportError as error:
         raise InputError(f"{error.name} must be installed here; {REMEDY}") from error
 

@@ -1,6 +1,6 @@
 """Draw the training curves of one or more runs."""
 
-from bundle.skull_implant.command_line import run_command
+from bundle.skull_implant.commands.command_line import run_command
 
 
 def plot_curves(runs: str, path: str) -> None:
@@ -12,7 +12,7 @@ def plot_curves(runs: str, path: str) -> None:
     """
     from pathlib import Path
 
-    from bundle.skull_implant import figures
+    from bundle.skull_implant.scores import figures
 
     figures.plot_curves([each for each in runs.split(",") if each], Path(path))
     print(f"wrote {path}")

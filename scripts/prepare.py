@@ -1,6 +1,6 @@
 """Make a training set of complete skulls."""
 
-from bundle.skull_implant.command_line import run_command
+from bundle.skull_implant.commands.command_line import run_command
 
 
 def prepare(
@@ -33,12 +33,12 @@ def prepare(
     from functools import partial
     from pathlib import Path
 
-    from bundle.skull_implant import preparing
-    from bundle.skull_implant.canonical_grid import CanonicalBox
-    from bundle.skull_implant.dataset_folder import DATALIST
     from bundle.skull_implant.errors import InputError
-    from bundle.skull_implant.hole_filling import fill_hole
-    from bundle.skull_implant.network import SkullCompleter
+    from bundle.skull_implant.frame.canonical_grid import CanonicalBox
+    from bundle.skull_implant.model.network import SkullCompleter
+    from bundle.skull_implant.train import preparing
+    from bundle.skull_implant.train.dataset_folder import DATALIST
+    from bundle.skull_implant.train.hole_filling import fill_hole
 
     folder = Path(dataset_dir)
     if (folder / DATALIST).exists():

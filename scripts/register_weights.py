@@ -1,6 +1,6 @@
 """Name new weights of the bundle's own in its metadata."""
 
-from bundle.skull_implant.command_line import run_command
+from bundle.skull_implant.commands.command_line import run_command
 
 
 def register_weights() -> None:
@@ -9,7 +9,7 @@ def register_weights() -> None:
     Commands refuse a models/model.pt of another SHA-256. Training registers what it writes there itself, and model
     files at other places need not be registered.
     """
-    from bundle.skull_implant.shipped_weights import register_weights
+    from bundle.skull_implant.model.shipped_weights import register_weights
 
     print(f"configs/metadata.json: models/model.pt has SHA-256 {register_weights()}")
 

@@ -1,6 +1,6 @@
 """Score one result against a known implant."""
 
-from bundle.skull_implant.command_line import run_command
+from bundle.skull_implant.commands.command_line import run_command
 
 
 def score(result_dir: str, truth: str) -> None:
@@ -14,8 +14,8 @@ def score(result_dir: str, truth: str) -> None:
 
     import SimpleITK as sitk
 
+    from bundle.skull_implant.design.metrics import score_implant
     from bundle.skull_implant.errors import InputError
-    from bundle.skull_implant.metrics import score_implant
     from bundle.skull_implant.volume import Volume
 
     masks = {}

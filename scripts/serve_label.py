@@ -1,6 +1,6 @@
 """Start MONAI Label's server with this bundle."""
 
-from bundle.skull_implant.command_line import run_command
+from bundle.skull_implant.commands.command_line import run_command
 
 
 def serve_label(
@@ -19,9 +19,14 @@ def serve_label(
     import shlex
     from pathlib import Path
 
+    from bundle.skull_implant.commands.packaging import package_bundle
     from bundle.skull_implant.errors import InputError
-    from bundle.skull_implant.label_server import check_environment, prepare_app, server_command, server_environment
-    from bundle.skull_implant.packaging import package_bundle
+    from bundle.skull_implant.slicer.label_server import (
+        check_environment,
+        prepare_app,
+        server_command,
+        server_environment,
+    )
 
     root = Path(__file__).resolve().parents[1]
     remote = studies.startswith(("http://", "https://"))

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bundle.skull_implant.batch_case import complete_case
+from bundle.skull_implant.archive.batch_case import complete_case
 from bundle.skull_implant.errors import InputError
 
 
@@ -59,14 +59,14 @@ def act(source: Path, output_dir: Path, settings: dict[str, Any]) -> Path:
 
 def complete_without_preview(source: Path, output_dir: Path, settings: dict[str, Any]) -> Path:
     """The real thing but for the picture, which is most of a small case's time."""
-    from bundle.skull_implant import writing
+    from bundle.skull_implant.output import writing
 
     writing.render_preview = lambda *_, **__: None  # type: ignore[assignment]
     return complete_case(source, output_dir, settings)
 
 
 if __name__ == "__main__":
-    from bundle.skull_implant.batch import Resources, run_batch
+    from bundle.skull_implant.archive.batch import Resources, run_batch
     from tests import batch_stand_in  # processes find its functions by this name, not by __main__
 
     work = {"act": batch_stand_in.act, "complete": batch_stand_in.complete_without_preview}[sys.argv[1]]

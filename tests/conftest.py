@@ -42,7 +42,7 @@ def shared_dir() -> Path:
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four made-up skulls, 001 for validation, prepared from the SkullFix layout with a mean vault of their own."""
-    from bundle.skull_implant import preparing
+    from bundle.skull_implant.train import preparing
     from scripts.prepare import prepare
     from tests.end_to_end import write_skullfix_layout
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.fileset import FileSet
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+VOXELS = np.zeros((4, 4, 3), np.int16)  # where a test is not about them
 
 
 def rotation(degrees_about_x: float, degrees_about_z: float = 0.0) -> np.ndarray:
@@ -148,3 +155,45 @@ def without_preamble(path: Path, keep_meta: bool) -> None:
     data = path.read_bytes()
     length = int.from_bytes(data[140:144], "little")  # of the group, given by its first element
     path.write_bytes(data[132:] if keep_meta else data[144 + length :])
+
+
+def compress_slice(path: Path, compressor: str, signed: bool) -> None:
+    """Write a file of a series anew with SimpleITK's compression."""
+    plain = sitk.ReadImage(str(path), imageIO="GDCMImageIO")
+    image = sitk.Cast(plain, sitk.sitkInt16 if signed else sitk.sitkUInt16)
+    for key in plain.GetMetaDataKeys():
+        image.SetMetaData(key, plain.GetMetaData(key))
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.KeepOriginalImageUIDOn()
+    writer.UseCompressionOn()
+    writer.SetCompressor(compressor)
+    writer.SetFileName(str(path.with_suffix(".dcm")))
+    writer.Execute(image)
+    path.unlink()
+
+
+def write_disc(folder: Path, voxels: np.ndarray) -> Path:
+    """A disc with a DICOMDIR, a CT series with a localizer among its files, and a series of another patient."""
+
+    def edit(dataset: Dataset, k: int) -> None:
+        dataset.StudyInstanceUID, dataset.StudyID, dataset.AccessionNumber = f"1.2.{dataset.SeriesNumber}", "1", "2"
+        dataset.StudyDate, dataset.StudyTime = "20000101", "000000"
+        dataset.PatientID = f"secret-id-{dataset.SeriesNumber}"
+
+    def localizer(dataset: Dataset, k: int) -> None:
+        edit(dataset, k)
+        dataset.SeriesInstanceUID = dcmread(files[0]).SeriesInstanceUID
+
+    files = write_series(folder / "files", voxels, spacing=(3.0, 3.25, 4.5), edit=edit)
+    files += write_series(folder / "other", voxels[:, :, :9], number=2, edit=edit)
+    files += write_series(folder / "scout", voxels[:, :, :1], kind=("ORIGINAL", "PRIMARY", "LOCALIZER"), edit=localizer)
+    disc = FileSet()
+    for path in files:
+        disc.add(path)
+    disc.write(folder / "disc")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # of pydicom's own temporary folder
+        del disc
+        gc.collect()
+    return folder / "disc"

@@ -20,10 +20,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from bundle.skull_implant.latent_statistics import save_completer
-from bundle.skull_implant.network import SkullCompleter
-from bundle.skull_implant.synthetic_head import SyntheticHead, synthetic_head
-from bundle.skull_implant.vault_template import VaultTemplate
+from bundle.skull_implant.frame.vault_template import VaultTemplate
+from bundle.skull_implant.model.network import SkullCompleter
+from bundle.skull_implant.synthetic.synthetic_head import SyntheticHead, synthetic_head
+from bundle.skull_implant.train.latent_statistics import save_completer
 from bundle.skull_implant.volume import Grid, Volume, write_volume
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,7 +119,7 @@ def run_module(name: str, *words: object) -> Outcome:
 
 def without_preview(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw no picture, which is most of a small case's time."""
-    monkeypatch.setattr("bundle.skull_implant.writing.render_preview", lambda *_, **__: None)
+    monkeypatch.setattr("bundle.skull_implant.output.writing.render_preview", lambda *_, **__: None)
 
 
 @contextlib.contextmanager

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from bundle.skull_implant.label_server import prepare_app, server_command, server_environment
-from bundle.skull_implant.packaging import package_bundle
+from bundle.skull_implant.commands.packaging import package_bundle
+from bundle.skull_implant.slicer.label_server import prepare_app, server_command, server_environment
 from bundle.skull_implant.volume import Volume
 from tests.end_to_end import ROOT, read
 from tests.local_servers import free_port, wait_until_up

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from bundle.skull_implant.canonical_frame import CanonicalFrame
-from bundle.skull_implant.vault_template import VaultTemplate
+from bundle.skull_implant.frame.canonical_frame import CanonicalFrame
+from bundle.skull_implant.frame.vault_template import VaultTemplate
 from bundle.skull_implant.volume import Grid, Volume
 
 

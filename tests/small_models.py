@@ -11,11 +11,11 @@ import torch
 from ignite.engine import Engine
 from torch import nn
 
-from bundle.skull_implant.canonical_grid import CanonicalBox
-from bundle.skull_implant.dataset_folder import DatasetFolder, write_datalist, write_skull
-from bundle.skull_implant.network import SkullCompleter
-from bundle.skull_implant.vault_rays import VaultRays
-from bundle.skull_implant.vault_template import VaultTemplate
+from bundle.skull_implant.frame.canonical_grid import CanonicalBox
+from bundle.skull_implant.frame.vault_rays import VaultRays
+from bundle.skull_implant.frame.vault_template import VaultTemplate
+from bundle.skull_implant.model.network import SkullCompleter
+from bundle.skull_implant.train.dataset_folder import DatasetFolder, write_datalist, write_skull
 from tests.made_up_skulls import ball, egg_template, pose, shell
 
 BOX = CanonicalBox((16, 24, 16))

@@ -16,7 +16,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from bundle.skull_implant.dicom_writing import write_ct_series
+from bundle.skull_implant.output.dicom_writing import write_ct_series
 from tests.end_to_end import ROOT, read, run_module, small_head, without_preview
 from tests.local_servers import open_directly, running_archive
 

@@ -15,12 +15,12 @@ import pytest
 import torch
 import trimesh
 
-from bundle.skull_implant.canonical_frame import estimate_frame
-from bundle.skull_implant.canonical_grid import to_canonical
-from bundle.skull_implant.dicom_writing import write_ct_series
-from bundle.skull_implant.metrics import dice
-from bundle.skull_implant.network import SkullCompleter
-from bundle.skull_implant.skull_mask import skull_mask_from_hu
+from bundle.skull_implant.design.metrics import dice
+from bundle.skull_implant.frame.canonical_frame import estimate_frame
+from bundle.skull_implant.frame.canonical_grid import to_canonical
+from bundle.skull_implant.frame.skull_mask import skull_mask_from_hu
+from bundle.skull_implant.model.network import SkullCompleter
+from bundle.skull_implant.output.dicom_writing import write_ct_series
 from bundle.skull_implant.volume import Grid, Volume, write_volume
 from tests.dicom_files import rotation
 from tests.end_to_end import (
@@ -362,7 +362,7 @@ def test_candidates_that_cannot_be_written_leave_nothing(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bundle.skull_implant.candidate_files.print_implant", stop)
+    monkeypatch.setattr("bundle.skull_implant.output.candidate_files.print_implant", stop)
 
     with contextlib.suppress(RuntimeError):
         outcome = run_module("scripts.complete", ct, tmp_path, "--model_file", knowing_model, "--candidates", 2)
@@ -383,7 +383,7 @@ def test_an_interrupted_write_leaves_what_was_there(
     def stop(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("bundle.skull_implant.writing.render_preview", stop)
+    monkeypatch.setattr("bundle.skull_implant.output.writing.render_preview", stop)
     if earlier:
         (tmp_path / "head.v1").mkdir()
         (tmp_path / "head.v1" / "mine.txt").write_text("keep")

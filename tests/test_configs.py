@@ -17,7 +17,7 @@ import yaml
 from monai.bundle import ConfigWorkflow
 from monai.bundle.config_item import ComponentLocator, ConfigComponent, ConfigExpression
 
-from bundle.skull_implant.overrides import flags, names_a_key, refuse_unknown_overrides
+from bundle.skull_implant.commands.overrides import flags, names_a_key, refuse_unknown_overrides
 from tests.end_to_end import ROOT, untrained_model
 
 CONFIGS = ROOT / "configs"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import logging
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,6 @@ import pytest
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.fileset import FileSet
 from pydicom.uid import (
     BasicTextSRStorage,
     DeflatedExplicitVRLittleEndian,
@@ -25,13 +22,21 @@ from pydicom.uid import (
 )
 from scipy import ndimage
 
-from bundle.skull_implant.dicom_identity import looks_like_dicom
-from bundle.skull_implant.dicom_series import find_ct_series, read_dicom_folder
-from bundle.skull_implant.dicom_slices import SliceRules
 from bundle.skull_implant.errors import CaseRefused, InputError
-from bundle.skull_implant.reading import case_name, read_case
-from tests.dicom_files import head_voxels, rotation, tilted, without_preamble, write_enhanced, write_series
-from tests.test_dicom_series import _compress
+from bundle.skull_implant.input.dicom_identity import looks_like_dicom
+from bundle.skull_implant.input.dicom_series import find_ct_series, read_dicom_folder
+from bundle.skull_implant.input.dicom_slices import SliceRules
+from bundle.skull_implant.input.reading import case_name, read_case
+from tests.dicom_files import (
+    compress_slice,
+    head_voxels,
+    rotation,
+    tilted,
+    without_preamble,
+    write_disc,
+    write_enhanced,
+    write_series,
+)
 
 
 @pytest.mark.parametrize("keep_meta", [True, False])
@@ -65,32 +70,6 @@ def test_big_endian_files_without_a_preamble_are_read(tmp_path: Path) -> None:
 )
 def test_other_files_do_not_look_like_dicom(head: bytes) -> None:
     assert not looks_like_dicom(head)
-
-
-def write_disc(folder: Path, voxels: np.ndarray) -> Path:
-    """A disc with a DICOMDIR, a CT series with a localizer among its files, and a series of another patient."""
-
-    def edit(dataset: Dataset, k: int) -> None:
-        dataset.StudyInstanceUID, dataset.StudyID, dataset.AccessionNumber = f"1.2.{dataset.SeriesNumber}", "1", "2"
-        dataset.StudyDate, dataset.StudyTime = "20000101", "000000"
-        dataset.PatientID = f"secret-id-{dataset.SeriesNumber}"
-
-    def localizer(dataset: Dataset, k: int) -> None:
-        edit(dataset, k)
-        dataset.SeriesInstanceUID = dcmread(files[0]).SeriesInstanceUID
-
-    files = write_series(folder / "files", voxels, spacing=(3.0, 3.25, 4.5), edit=edit)
-    files += write_series(folder / "other", voxels[:, :, :9], number=2, edit=edit)
-    files += write_series(folder / "scout", voxels[:, :, :1], kind=("ORIGINAL", "PRIMARY", "LOCALIZER"), edit=localizer)
-    disc = FileSet()
-    for path in files:
-        disc.add(path)
-    disc.write(folder / "disc")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # of pydicom's own temporary folder
-        del disc
-        gc.collect()
-    return folder / "disc"
 
 
 def test_a_disc_that_was_copied_in_part_is_refused_however_its_files_are_called_now(tmp_path: Path) -> None:
@@ -224,7 +203,7 @@ def test_compressed_enhanced_files_are_decoded(tmp_path: Path, syntax: str) -> N
         frames = []
         stored = dataset.pixel_array
         for classic in write_series(tmp_path / "classic", stored.transpose(2, 1, 0).astype(np.int32) - 1024):
-            _compress(classic, "JPEG", signed=False)
+            compress_slice(classic, "JPEG", signed=False)
             frames.append(next(generate_frames(dcmread(classic.with_suffix(".dcm")).PixelData, number_of_frames=1)))
             classic.with_suffix(".dcm").unlink()
         dataset.PixelData = encapsulate(frames)
@@ -259,7 +238,7 @@ def test_jpeg_ls_slices_are_decoded(tmp_path: Path) -> None:
 
 def test_a_jpeg_2000_frame_of_another_size_is_refused(tmp_path: Path) -> None:
     for path in write_series(tmp_path, head_voxels((16, 16, 3))):
-        _compress(path, "JPEG2000", signed=False)
+        compress_slice(path, "JPEG2000", signed=False)
     path = tmp_path / "IM01_0001.dcm"
     data = bytearray(path.read_bytes())
     start = data.index(b"\xff\x4f\xff\x51")

@@ -36,7 +36,7 @@ pytest.importorskip("monailabel", reason=NOT_INSTALLED)
 WRITE_SERIES = """
 import sys
 from pathlib import Path
-from bundle.skull_implant.dicom_writing import write_ct_series
+from bundle.skull_implant.output.dicom_writing import write_ct_series
 from tests.end_to_end import small_head
 write_ct_series(Path(sys.argv[1]), small_head(0).hu)
 """

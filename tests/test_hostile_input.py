@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bundle.skull_implant.errors import InputError
-from bundle.skull_implant.fitness import check_scan
-from bundle.skull_implant.reading import read_case
+from bundle.skull_implant.frame.fitness import check_scan
+from bundle.skull_implant.input.reading import read_case
 from tests.conftest import ROOT
 from tests.end_to_end import untrained_model
 from tests.hostile_files import Hostile, as_file, as_series, corpus, good_file

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from bundle.skull_implant.errors import InputError
-from bundle.skull_implant.label_server import DECISIVE, check_environment, prepare_app, server_command
+from bundle.skull_implant.slicer.label_server import DECISIVE, check_environment, prepare_app, server_command
 from tests.end_to_end import ROOT, run_module
 
 REQUIREMENTS = ROOT / "requirements-label.txt"

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bundle.skull_implant.label_server import prepare_app
-from bundle.skull_implant.packaging import package_bundle
+from bundle.skull_implant.commands.packaging import package_bundle
+from bundle.skull_implant.slicer.label_server import prepare_app
 from bundle.skull_implant.volume import Volume, write_volume
 from tests.end_to_end import ROOT, small_head
 from tests.label_servers import AS_SLICER_ASKS, MODEL, NOT_INSTALLED, Server, finished_task, running_server

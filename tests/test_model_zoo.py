@@ -18,8 +18,8 @@ import pytest
 import torch
 from monai.bundle import ckpt_export, onnx_export, verify_metadata, verify_net_in_out
 
-from bundle.skull_implant.network import SkullCompleter
-from bundle.skull_implant.packaging import package_bundle
+from bundle.skull_implant.commands.packaging import package_bundle
+from bundle.skull_implant.model.network import SkullCompleter
 from tests.end_to_end import ROOT
 
 pytestmark = [pytest.mark.label, pytest.mark.filterwarnings("ignore")]

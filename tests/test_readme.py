@@ -1,21 +1,51 @@
-"""README and docs: every module has its place, every link leads somewhere."""
+"""README and docs: every room has its place, every link leads somewhere."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "bundle" / "skull_implant"
 DOCUMENTS = ("README.md", "docs/README.md", "docs/label.md", "docs/training.md")
 
 
-def test_every_module_of_the_package_is_in_one_room() -> None:
-    rooms = (ROOT / "README.md").read_text().partition("| room | modules |")[2].partition("\n## ")[0]
-    modules = {path.stem for path in (ROOT / "bundle" / "skull_implant").glob("*.py")} - {"__init__"}
+def test_rooms_are_named_with_what_is_in_them() -> None:
+    assert readme_rooms() == {room.name: ast.get_docstring(tree(room / "__init__.py")) for room in rooms()}
 
-    assert sorted(re.findall(r"`(\w+)`", rooms)) == sorted(modules)
+
+def test_a_room_uses_those_above_it_only() -> None:
+    order = list(readme_rooms())
+    for room in rooms():
+        for path in room.glob("*.py"):
+            used = {name for name in imported_rooms(path) if name in order}
+            assert not {name for name in used if order.index(name) > order.index(room.name)}, path
+    for path in PACKAGE.glob("*.py"):
+        assert not set(imported_rooms(path)) & set(order), path
+
+
+def readme_rooms() -> dict[str, str]:
+    """The rooms of README's table, in its order, and what it says of them."""
+    table = (ROOT / "README.md").read_text().partition("| room | what is in it |")[2].partition("\n\n")[0]
+    return dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE))
+
+
+def rooms() -> list[Path]:
+    return sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
+
+
+def imported_rooms(path: Path) -> list[str]:
+    """The first names below the package of what a module imports, also within its functions."""
+    found = [node for node in ast.walk(tree(path)) if isinstance(node, ast.ImportFrom)]
+    names = [f"{node.module}.{alias.name}" for node in found for alias in node.names]
+    return [name.split(".")[2] for name in names if name.startswith("bundle.skull_implant.")]
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bundle.skull_implant.canonical_frame import CanonicalFrame, estimate_frame
-from bundle.skull_implant.canonical_grid import CanonicalBox
-from bundle.skull_implant.frame_check import ceiling, frame_difference
-from bundle.skull_implant.network import SkullCompleter
-from bundle.skull_implant.preparing import Source, find_sources
-from bundle.skull_implant.vault_template import VaultTemplate
+from bundle.skull_implant.frame.canonical_frame import CanonicalFrame, estimate_frame
+from bundle.skull_implant.frame.canonical_grid import CanonicalBox
+from bundle.skull_implant.frame.vault_template import VaultTemplate
+from bundle.skull_implant.model.network import SkullCompleter
+from bundle.skull_implant.scores.frame_check import ceiling, frame_difference
+from bundle.skull_implant.train.preparing import Source, find_sources
 from bundle.skull_implant.volume import Volume
 from tests.conftest import ROOT
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.end_to_end import ROOT
 
-FILES = sorted([*(ROOT / "bundle" / "skull_implant").glob("*.py"), *(ROOT / "scripts").glob("*.py")])
+FILES = sorted([*(ROOT / "bundle" / "skull_implant").rglob("*.py"), *(ROOT / "scripts").glob("*.py")])
 RUNS_TEXT = {
     "eval",
     "exec",

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from bundle.skull_implant.canonical_frame import bone_points, estimate_frame
-from bundle.skull_implant.completion import complete
-from bundle.skull_implant.defects import FacialShares, draw_cranial_hole
-from bundle.skull_implant.metrics import dice
-from bundle.skull_implant.native_defects import cut_native
-from bundle.skull_implant.network import SkullCompleter
-from bundle.skull_implant.skull_mask import skull_mask_from_hu
+from bundle.skull_implant.commands.completion import complete
+from bundle.skull_implant.design.metrics import dice
+from bundle.skull_implant.frame.canonical_frame import bone_points, estimate_frame
+from bundle.skull_implant.frame.skull_mask import skull_mask_from_hu
+from bundle.skull_implant.model.network import SkullCompleter
+from bundle.skull_implant.synthetic.defects import FacialShares, draw_cranial_hole
+from bundle.skull_implant.synthetic.native_defects import cut_native
 from bundle.skull_implant.volume import Volume, write_volume
 from tests.debian_sample import debian_sample
 from tests.end_to_end import (

@@ -18,8 +18,8 @@ import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 
-from bundle.skull_implant.network import SkullCompleter
-from bundle.skull_implant.training import ProgressLine, ResumableCheckpoint
+from bundle.skull_implant.model.network import SkullCompleter
+from bundle.skull_implant.train.training import ProgressLine, ResumableCheckpoint
 from tests.end_to_end import (
     ROOT,
     SMOKE,

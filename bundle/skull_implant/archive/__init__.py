@@ -1,0 +1,1 @@
+"""Whole archives: many cases, resumable, in worker processes."""

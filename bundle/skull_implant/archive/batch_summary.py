@@ -1,0 +1,54 @@
+"""What a batch ends with: `summary.csv` and `summary.json`, without patient data."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bundle.skull_implant.archive.batch_case import CaseOutcome
+
+COLUMNS = ("case", "status", "reasons", "warnings", "implant_volume_ml", "seconds")
+STATUSES = ("ok", "review", "refused", "failed")
+
+
+def write_summary(folder: Path, outcomes: Sequence[CaseOutcome], settings: dict[str, Any]) -> list[Path]:
+    """Write both files, each whole or not at all; those of an earlier run are replaced.
+
+    Args:
+        folder: OUTPUT_ROOT.
+        outcomes: one for each case.
+        settings: for the JSON file.
+
+    Returns:
+        The files.
+
+    Raises:
+        OSError: they cannot be written; what was there is still there.
+    """
+    rows = [{column: getattr(outcome, column) for column in COLUMNS} for outcome in outcomes]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    sentences = ("reasons", "warnings")
+    writer.writerows({**row, **{column: "; ".join(row[column]) for column in sentences}} for row in rows)
+    count = Counter(outcome.status for outcome in outcomes)
+    content = {"settings": settings, "count": {status: count[status] for status in STATUSES}, "cases": rows}
+    files = [folder / "summary.csv", folder / "summary.json"]
+    for path, text in zip(files, (table.getvalue(), json.dumps(content, indent=1) + "\n"), strict=True):
+        _write(path, text)
+    return files
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".partial.{path.name}")
+    try:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""What the commands have in common, and a case from end to end."""

@@ -1,0 +1,1 @@
+"""The networks of a completer, and how a completed skull comes of them."""

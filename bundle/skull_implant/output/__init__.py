@@ -1,0 +1,1 @@
+"""Result files: masks, surfaces, DICOM, all or none."""

@@ -1,0 +1,1 @@
+"""Other methods to compare with, and the method paper's own weights."""

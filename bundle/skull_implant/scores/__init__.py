@@ -1,0 +1,1 @@
+"""Scores of implants and skulls, tables and figures of them."""

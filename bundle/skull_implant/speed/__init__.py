@@ -1,0 +1,1 @@
+"""Seconds and memory: benchmarks of inference and training."""

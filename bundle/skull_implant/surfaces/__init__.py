@@ -1,0 +1,1 @@
+"""Surfaces to print, and pictures to look at."""

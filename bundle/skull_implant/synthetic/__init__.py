@@ -1,0 +1,1 @@
+"""Made-up heads, and defects cut into real or made-up ones."""

@@ -1,0 +1,61 @@
+"""A fitted code decodes closer to the bone that is there, and a hole does not pull it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bundle.skull_implant.model.code_fitting import CodeFit
+from bundle.skull_implant.model.network import SkullCompleter
+from tests.small_models import small_network
+
+
+@pytest.fixture(scope="module")
+def network() -> SkullCompleter:
+    torch.manual_seed(0)
+    return small_network().eval()
+
+
+def _distance(network: SkullCompleter, code: torch.Tensor, image: torch.Tensor) -> float:
+    return float((network.decode(code) - image).detach().square().sum())
+
+
+def test_no_steps_leave_the_code_as_it_is(network: SkullCompleter) -> None:
+    start = torch.randn(2, network.latent_mean.numel())
+    image = network.decode(torch.randn_like(start)).detach()
+
+    assert CodeFit(steps=0)(network, image, start) is start
+
+
+def test_a_fit_brings_the_decoded_skull_nearer_to_the_bone(network: SkullCompleter) -> None:
+    truth = torch.randn(1, network.latent_mean.numel(), generator=torch.Generator().manual_seed(1))
+    image, start = network.decode(truth).detach(), torch.zeros_like(truth)
+    fitted = CodeFit(steps=100, learning_rate=0.05, prior=0.0, core_mm=1e6)(network, image, start)
+
+    assert _distance(network, fitted, image) < 0.7 * _distance(network, start, image)
+    assert not fitted.requires_grad
+
+
+def test_the_networks_weights_get_no_gradient(network: SkullCompleter) -> None:
+    start = torch.zeros(1, network.latent_mean.numel())
+    CodeFit(steps=2)(network, network.decode(start + 1).detach(), start)
+
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_hole_and_its_surroundings_are_left_out(network: SkullCompleter) -> None:
+    image = torch.zeros(1, 1, *network.box.spatial_size)
+    image[..., :4] = 1.0  # bone at the bottom only
+    weight = CodeFit()._weight(torch.ones_like(image), image, network.box.spacing_mm)
+
+    assert weight[..., :2].all()
+    assert not weight[..., -2:].any()
+
+
+def test_with_a_strong_prior_the_code_stays_where_it_was(network: SkullCompleter) -> None:
+    start = torch.zeros(1, network.latent_mean.numel())
+    image = network.decode(start + 1).detach()
+    loose = CodeFit(steps=20, prior=0.0)(network, image, start)
+    tight = CodeFit(steps=20, prior=1e4)(network, image, start)
+
+    assert tight.abs().max() < 0.5 * loose.abs().max()
