@@ -406,7 +406,7 @@ def test_what_highdicom_refuses_is_a_reason_without_the_value(tmp_path: Path, mo
 
 
 def test_a_missing_highdicom_gives_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("bundle.skull_implant.dicom_")]:
+    for name in [name for name in sys.modules if name.startswith("bundle.skull_implant.output.dicom_")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "highdicom", None)
 
