@@ -61,6 +61,13 @@ def test_every_link_leads_to_a_file_and_a_heading_of_the_repository(document: st
         assert not anchor or anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("document", ["Makefile", *DOCUMENTS])
+def test_the_files_of_code_that_are_named_are_there(document: str) -> None:
+    named = re.findall(r"\b(?:bundle|label|scripts|tests)/[\w/]+\.py\b", (ROOT / document).read_text())
+
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
 def anchors(document: Path) -> set[str]:
     """Headings as the Markdown viewers of repositories name them."""
     headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
