@@ -85,5 +85,5 @@ def test_what_is_not_measured_is_refused(tmp_path: Path) -> None:
 
 def test_the_host_may_be_told_to_keep_its_memory() -> None:
     # In a process of its own: it cannot be told to give it back again.
-    code = "from bundle.skull_implant.train.host_memory import keep_freed_memory; keep_freed_memory()"
+    code = "from bundle.skull_implant.host_memory import keep_freed_memory; keep_freed_memory()"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser
 from monai.engines import IterationEvents
 
 from bundle.skull_implant.errors import CaseRefused, InputError, as_input_error, exit_if_refused
+from bundle.skull_implant.host_memory import keep_freed_memory
 from bundle.skull_implant.model.network import SkullCompleter
 from bundle.skull_implant.output.writing import CaseWriter
 from bundle.skull_implant.steps.options import Options
@@ -56,6 +57,7 @@ def run_inference(evaluator: Engine, writer: CaseWriter) -> None:
     Raises:
         InputError: bad input; a refused case's report has been written by then.
     """
+    keep_freed_memory()  # a command's process ends soon; MONAI Label's server, which stays, does not come by here
     try:
         evaluator.run()
     except Exception as error:

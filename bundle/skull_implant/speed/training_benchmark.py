@@ -20,6 +20,7 @@ import torch
 
 from bundle.skull_implant.frame.canonical_grid import CanonicalBox
 from bundle.skull_implant.frame.vault_template import VaultTemplate
+from bundle.skull_implant.host_memory import keep_freed_memory
 from bundle.skull_implant.model.network import SkullCompleter, SkullVAE
 from bundle.skull_implant.peers import plain_training
 from bundle.skull_implant.peers.plain_training import PlainTraining
@@ -27,7 +28,6 @@ from bundle.skull_implant.speed.step_floor import MachineSpeed, measure_machine,
 from bundle.skull_implant.synthetic.synthetic_head import synthetic_head
 from bundle.skull_implant.train.augmentation import Deformation
 from bundle.skull_implant.train.dataset_folder import DATALIST
-from bundle.skull_implant.train.host_memory import keep_freed_memory
 from bundle.skull_implant.train.losses import SkullDiceLoss
 from bundle.skull_implant.train.preparing import find_sources, prepare_dataset
 from bundle.skull_implant.train.training import StageOneStep
