@@ -199,7 +199,7 @@ def test_the_report_says_what_was_done_and_how_well(by_script: tuple[Path, Outco
         "step_inner_mm": True,
     }
     assert report["fit"]["decoded_bone_agreement_dsc"] > 0.7
-    assert {"read", "skull mask", "align", "implant", "preview"} <= set(report["seconds"])
+    assert {"read", "skull mask", "align", "decode", "implant", "preview"} <= set(report["seconds"])
 
 
 def test_print_settings_change_the_surface_and_no_mask(

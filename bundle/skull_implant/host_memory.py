@@ -14,8 +14,8 @@ def keep_freed_memory() -> None:
     """Have the C library keep what is freed for the next array; where it cannot be told so, nothing changes.
 
     glibc gives arrays above 32 MB back to the kernel, which clears each page anew when the next step takes them: a
-    third of a training step at 128 x 128 x 64 on a CPU, a seventh of a case, and more in a worker of dask, which sets
-    MALLOC_TRIM_THRESHOLD_ to 64 KB. The memory of the largest step stays with the process.
+    third of a training step at 128 x 128 x 64 on a CPU, a seventh of a warm case, and more in a worker of dask,
+    which sets MALLOC_TRIM_THRESHOLD_ to 64 KB. The memory of the largest step stays with the process.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from bundle.skull_implant.model.code_fitting import CodeFit
 from bundle.skull_implant.model.network import SkullCompleter
 from tests.small_models import small_network
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +65,32 @@ def test_with_a_strong_prior_the_code_stays_where_it_was(network: SkullCompleter
     tight = CodeFit(steps=20, prior=1e4)(network, image, start)
 
     assert tight.abs().max() < 0.5 * loose.abs().max()
+
+
+def test_its_steps_are_those_of_pytorchs_optimizer() -> None:
+    gradients = torch.randn(5, 2, 7, generator=torch.Generator().manual_seed(2))
+    code, theirs = torch.zeros(2, 7), torch.zeros(2, 7, requires_grad=True)
+    moments, step, optimizer = (
+        (torch.zeros(2, 7), torch.zeros(2, 7)),
+        torch.tensor(0.0),
+        torch.optim.Adam([theirs], 0.1),
+    )
+
+    for gradient in gradients:
+        CodeFit(learning_rate=0.1)._adam(code, gradient, moments, step)
+        theirs.grad = gradient
+        optimizer.step()
+
+    torch.testing.assert_close(code, theirs.detach(), rtol=0.0, atol=0.0)
+
+
+def test_it_does_without_pytorchs_compiler() -> None:
+    code = (
+        "import sys; import torch; from tests.small_models import small_network\n"
+        "from bundle.skull_implant.model.code_fitting import CodeFit\n"
+        "network = small_network(); start = torch.zeros(1, network.latent_mean.numel())\n"
+        "known = 'torch._dynamo' in sys.modules\n"
+        "CodeFit(1)(network, network.decode(start).detach(), start)\n"
+        "sys.exit('torch._dynamo' in sys.modules and not known)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
