@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.losses import DiceCELoss
 
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.model.implant_unet import ImplantUNet
@@ -65,6 +66,22 @@ def test_unknown_bone_does_not_enter_the_loss() -> None:
     assert logits.grad is not None
     assert not logits.grad[known == 0].any()
     assert logits.grad[known == 1].all()
+
+
+def test_an_undamaged_skull_gains_nothing_beyond_the_cross_entropy() -> None:
+    """With a Dice term it gains 1 where the last trace of probability goes, at the cost of every hole."""
+    empty, known = torch.zeros(1, 1, 4, 4, 4), torch.ones(1, 1, 4, 4, 4)
+
+    traces, nothing = (float(ImplantLoss()(torch.full_like(empty, logit), empty, known)) for logit in (-6.0, -12.0))
+
+    assert 0 < traces - nothing < 0.01
+
+
+def test_the_loss_is_monais_dice_and_cross_entropy_in_damaged_skulls() -> None:
+    logits, missing = torch.randn(3, 1, 4, 5, 6), torch.rand(3, 1, 4, 5, 6)
+    monais = DiceCELoss(sigmoid=True, squared_pred=True)(logits, missing)
+
+    assert float(ImplantLoss()(logits, missing, torch.ones_like(missing))) == pytest.approx(float(monais), rel=1e-6)
 
 
 def test_a_perfect_answer_has_a_held_out_score_of_one_and_an_empty_one_of_zero(dataset: SkullDataset) -> None:
