@@ -243,7 +243,8 @@ def test_a_result_is_not_overwritten_unless_asked(
 ) -> None:
     without_preview(monkeypatch)
     (tmp_path / "head.v1").mkdir()
-    (tmp_path / "head.v1" / "mine.txt").write_text("keep")
+    (tmp_path / "head.v1" / "report.json").write_text('{"status": "ok", "weights": {}}')
+    before = contents(tmp_path)
     words = ("scripts.complete", ct, tmp_path, "--model_file", knowing_model)
 
     refused = run_module(*words)
@@ -253,17 +254,16 @@ def test_a_result_is_not_overwritten_unless_asked(
         refused.stderr
         == f"{tmp_path / 'head.v1'}: holds a result already; name another OUTPUT_DIR or pass --overwrite\n"
     )
-    assert contents(tmp_path) == {"head.v1/mine.txt": b"keep"}
+    assert contents(tmp_path) == before
     by_monai = run_module(
         *("monai.bundle", "run", "--config_file", INFERENCE),
         *("--dataset_dir", ct, "--output_dir", tmp_path, "--model_file", knowing_model),
     )
     assert by_monai.status == 1
     assert by_monai.stderr == refused.stderr
-    assert contents(tmp_path) == {"head.v1/mine.txt": b"keep"}
+    assert contents(tmp_path) == before
 
     assert run_module(*words, "--overwrite").status == 0
-    assert "head.v1/mine.txt" not in contents(tmp_path)
     assert "head.v1/implant.nii.gz" in contents(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["head.v1"]
 

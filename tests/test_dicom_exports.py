@@ -331,7 +331,35 @@ def test_of_two_acquisitions_the_first_is_taken(tmp_path: Path, caplog: pytest.L
     voxels = head_voxels((12, 10, 16))
     write_series(tmp_path, voxels, edit=_twice(acquisition=2, changed=True))
     np.testing.assert_array_equal(read_dicom_folder(tmp_path)[0].voxels, voxels[:, :, :8])
-    assert "the first acquisition is taken" in caplog.text
+    assert "the first whole acquisition is taken" in caplog.text
+
+
+def _begun_again(aborted: int, whole: bool):
+    """Acquisition 1 ends after `aborted` slices; acquisition 2 has all, or those from 2 before its end on."""
+
+    def edit(dataset: Dataset, k: int) -> None:
+        dataset.AcquisitionNumber = 1 if k < aborted else 2
+        place = k if k < aborted else k - aborted if whole else k - 2
+        dataset.ImagePositionPatient = [-11.0, 23.0, -37.0 + 1.25 * place]
+
+    return edit
+
+
+def test_of_an_aborted_and_a_whole_acquisition_the_whole_one_is_taken(tmp_path: Path) -> None:
+    """Between the two the patient may have moved: slices of both would be a head with a step."""
+    voxels = head_voxels((12, 10, 16))
+    write_series(tmp_path, voxels, edit=_begun_again(aborted=4, whole=True))
+    volume, info = read_dicom_folder(tmp_path)
+    np.testing.assert_array_equal(volume.voxels, voxels[:, :, 4:])
+    assert "acquisitions" not in info
+
+
+def test_overlapping_acquisitions_of_which_none_is_whole_are_counted(tmp_path: Path) -> None:
+    voxels = head_voxels((12, 10, 16))
+    write_series(tmp_path, voxels, edit=_begun_again(aborted=8, whole=False))
+    volume, info = read_dicom_folder(tmp_path)
+    np.testing.assert_array_equal(volume.voxels, np.delete(voxels, [8, 9], axis=2))
+    assert info["acquisitions"] == 2
 
 
 @pytest.mark.parametrize("degrees", [4.0, -15.0, 25.0])

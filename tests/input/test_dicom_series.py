@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -20,6 +21,7 @@ from pydicom.uid import (
 )
 
 from bundle.skull_implant.errors import CaseRefused, InputError
+from bundle.skull_implant.input import dicom_pixels
 from bundle.skull_implant.input.dicom_series import find_ct_series, read_dicom_folder
 from tests.dicom_files import compress_slice, head_voxels, rotation, write_series
 
@@ -83,6 +85,37 @@ def test_a_series_is_taken_by_its_number(tmp_path: Path) -> None:
     assert read_dicom_folder(tmp_path, series_number=2)[1]["slice_count"] == 5
     with pytest.raises(InputError, match=r"no CT series has the number 7, 3 \(9 slices\), 2 \(5 slices\) arrived"):
         read_dicom_folder(tmp_path, series_number=7)
+
+
+def test_copies_and_time_points_do_not_make_a_series_longer(tmp_path: Path) -> None:
+    def repeated(dataset, k):
+        dataset.ImagePositionPatient = [-11.0, 23.0, -37.0 + 1.25 * (k % 4)]
+        dataset.AcquisitionNumber = 1 + k // 4
+
+    write_series(tmp_path, head_voxels((12, 10, 9)), number=3)
+    write_series(tmp_path, head_voxels((12, 10, 16)), number=2, edit=repeated)
+    assert [(one.number, one.slice_count) for one in find_ct_series(tmp_path)] == [(3, 9), (2, 4)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rescale_type", "name"),
+    [
+        (("DERIVED", "SECONDARY", "MIP"), "HU", "CT projection"),
+        (("DERIVED", "PRIMARY", "PROJECTION IMAGE", "MINIP"), "", "CT projection"),
+        (("ORIGINAL", "PRIMARY", "AXIAL"), "ED", "CT map not in HU"),
+    ],
+)
+def test_what_is_no_ct_in_hu_is_passed_over(
+    tmp_path: Path, kind: tuple[str, ...], rescale_type: str, name: str
+) -> None:
+    def edit(dataset, k):
+        dataset.RescaleType = rescale_type
+
+    write_series(tmp_path / "a", head_voxels((12, 10, 9)), number=2, kind=kind, edit=edit)
+    with pytest.raises(CaseRefused, match=rf"must hold a CT series, {name} \(9 files\) arrived"):
+        read_dicom_folder(tmp_path)
+    write_series(tmp_path / "b", head_voxels((12, 10, 5)), number=3)
+    assert read_dicom_folder(tmp_path)[1]["series_number"] == 3
 
 
 def test_a_localizer_within_the_series_is_left_out(tmp_path: Path) -> None:
@@ -290,6 +323,26 @@ def test_huge_claims_are_refused_before_pixels_are_read(tmp_path: Path) -> None:
 def test_mr_is_refused_by_name(tmp_path: Path) -> None:
     write_series(tmp_path, head_voxels(), modality="MR", storage=MRImageStorage)
     with pytest.raises(InputError, match=r"must hold a CT series, MR \(8 files\) arrived"):
+        read_dicom_folder(tmp_path)
+
+
+def test_links_to_folders_are_told(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    write_series(tmp_path / "elsewhere", head_voxels())
+    (tmp_path / "study" / "series").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"links to folders \(1\), which are not followed arrived; give the folder"):
+        read_dicom_folder(tmp_path / "study")
+
+
+def test_a_full_folder_for_temporary_files_is_not_the_scans_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_series(tmp_path, head_voxels())
+    monkeypatch.setattr(dicom_pixels, "_stored", full)
+    with pytest.raises(InputError, match=r"temporary files must have room, got: No space left on device; .* TMPDIR"):
         read_dicom_folder(tmp_path)
 
 

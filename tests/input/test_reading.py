@@ -288,6 +288,36 @@ def test_a_sheared_nifti_is_refused(tmp_path: Path) -> None:
     assert "orthonormal" in _refusal(path)
 
 
+def _write_forms(path: Path, sform: np.ndarray, code: int = 1) -> None:
+    """A NIfTI file with the rigid qform of `_grid()`, in the scanner's frame, and this sform, LPS mm."""
+    _write(path, _ct())
+    _patch(path, 252, "<hh", 1, code)
+    _patch(path, 280, "<12f", *(np.diag([-1, -1, 1]) @ sform[:3]).ravel())
+
+
+@pytest.mark.parametrize("degrees", [1.0, 20.0])
+def test_an_sform_with_the_gantrys_tilt_is_refused_though_the_qform_is_rigid(tmp_path: Path, degrees: float) -> None:
+    """As dcm2niix writes it; ITK takes the qform and says nothing."""
+    shear = np.eye(4)
+    shear[1, 2] = np.tan(np.radians(degrees)) * 4.5 / 3.25
+    _write_forms(tmp_path / "ct.nii", _grid().affine @ shear)
+    with pytest.raises(InputError, match=rf"perpendicular, an sform sheared by {degrees:g} degrees arrived; give the"):
+        read_case(tmp_path / "ct.nii")
+
+
+def test_two_forms_that_differ_are_told_and_equal_ones_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    moved = _grid().affine.copy()
+    _write_forms(tmp_path / "ct.nii", moved)
+    assert np.allclose(read_case(tmp_path / "ct.nii").volume.grid.affine, moved, atol=1e-3)
+    assert "sform" not in caplog.text
+    moved[2, 3] += 35.0
+    _write_forms(tmp_path / "ct.nii", moved, code=2)  # as programs for the brain leave it
+    read_case(tmp_path / "ct.nii")
+    assert "ct.nii: qform and sform lie up to 35 mm apart; the qform is taken" in caplog.text
+
+
 def test_a_nifti_without_orientation_is_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     path = _write(tmp_path / "lost.nii", _ct())

@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bundle.skull_implant.archive.batch_identity import REPORT, Identity, read_report
+from bundle.skull_implant.archive.batch_identity import Identity, read_report
 from bundle.skull_implant.archive.batch_names import content_name
 from bundle.skull_implant.errors import NOT_WRITABLE, CaseRefused, InputError, chain
 from bundle.skull_implant.hashes import bundle_state, hash_files
+from bundle.skull_implant.output.result_folder import REPORT
 
 CONFIG = Path(__file__).resolve().parents[3] / "configs" / "inference.yaml"
 WORK_FOLDER = ".batch"  # in OUTPUT_ROOT, so that a finished result is renamed and not copied

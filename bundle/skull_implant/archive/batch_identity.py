@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-REPORT = "report.json"
+from bundle.skull_implant.output.result_folder import REPORT
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import warnings
@@ -11,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bundle.skull_implant.archive.batch_identity import REPORT
 from bundle.skull_implant.archive.batch_names import (
     carries_patient,
     content_name,
@@ -23,6 +21,7 @@ from bundle.skull_implant.archive.batch_names import (
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.input.dicom_identity import CT, DAMAGED, NOT_DICOM, identify
 from bundle.skull_implant.input.image_file import image_extension
+from bundle.skull_implant.output.result_folder import REPORT, is_result
 
 logger = logging.getLogger(__name__)
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its remarks quote whole paths, which may name the patient
@@ -158,25 +157,13 @@ def _files(tree: _Tree, output_root: Path) -> Iterator[Path]:
         subfolders[:] = sorted(
             each for each in set(subfolders) - {*links, *hidden} if (here / each).resolve() != results
         )
-        if REPORT in names and _is_result(here):
+        if REPORT in names and is_result(here):
             tree.passed_over["earlier results"] += 1
             continue
         yield from (here / each for each in sorted(set(names) - set(hidden)))
     for kind in ("links to folders", "hidden files and folders"):
         if not tree.passed_over[kind]:
             del tree.passed_over[kind]
-
-
-def _is_result(folder: Path) -> bool:
-    """Whether this bundle wrote a folder, so that its files are no inputs; folders in it are still searched."""
-    path = folder / REPORT
-    try:
-        if not path.is_file() or path.stat().st_size > 1 << 24:
-            return False
-        report = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(report, dict) and {"weights", "status"} <= report.keys()
 
 
 _Wanted = tuple[list[str], BatchInput]

@@ -16,11 +16,12 @@ import pydicom
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
 NOT_DICOM, DAMAGED, CT = "not DICOM", "damaged DICOM", "CT"
+NOT_HU = ("OD", "MGML", "Z_EFF", "ED", "EDW", "PCT")  # DICOM PS3.3 C.11.1.1.2: densities, atomic numbers, perfusion
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 _TAGS = (
     "SOPClassUID SOPInstanceUID SeriesInstanceUID SeriesNumber Modality ImageType AcquisitionNumber "
     "TemporalPositionIndex InstanceNumber NumberOfFrames Rows Columns PixelSpacing ImageOrientationPatient "
-    "ImagePositionPatient SamplesPerPixel RescaleSlope RescaleIntercept SharedFunctionalGroupsSequence "
+    "ImagePositionPatient SamplesPerPixel RescaleSlope RescaleIntercept RescaleType SharedFunctionalGroupsSequence "
     "PerFrameFunctionalGroupsSequence"
 )
 
@@ -105,4 +106,9 @@ def _kind(header: pydicom.Dataset) -> str:
         return modality if re.fullmatch("[A-Z]{2,16}", modality) else "other DICOM"
     if storage not in (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage):
         return "CT report or picture"
-    return "CT localizer" if "LOCALIZER" in str(header.get("ImageType", "")) else CT
+    image_type = str(header.get("ImageType", ""))
+    if "LOCALIZER" in image_type:
+        return "CT localizer"
+    if re.search(r"\bMI(NI)?P\b|PROJECTION IMAGE", image_type):
+        return "CT projection"
+    return "CT map not in HU" if str(header.get("RescaleType") or "") in NOT_HU else CT

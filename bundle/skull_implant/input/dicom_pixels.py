@@ -16,7 +16,7 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, CTImageStorage, ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless, generate_uid
 
-from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.errors import NOT_WRITABLE, InputError
 from bundle.skull_implant.input.dicom_frames import Frame
 
 _TAGS = (
@@ -58,6 +58,9 @@ def hounsfield_of_file(
     except InputError:
         raise
     except Exception as error:  # pydicom and GDCM raise whatever damaged pixels lead them to
+        if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
+            rule = "the folder for temporary files must have room"
+            raise InputError(f"{label}: {rule}, got: {error.strerror}; free space or set TMPDIR") from error
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)  # the rest is the path
         reason = (text.splitlines() or [type(error).__name__])[-1].replace(str(path), "it").replace(path.name, "it")
         advice = "copy it again, or export the series uncompressed (gdcmconv --raw)"

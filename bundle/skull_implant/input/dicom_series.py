@@ -20,7 +20,7 @@ from bundle.skull_implant.errors import CaseRefused, InputError
 from bundle.skull_implant.input.dicom_directory import listed_instances
 from bundle.skull_implant.input.dicom_identity import CT, DAMAGED, NOT_DICOM, Identity, identify
 from bundle.skull_implant.input.dicom_slices import SliceRules, stack_slices
-from bundle.skull_implant.input.dicom_tags import tag_integer
+from bundle.skull_implant.input.dicom_tags import slice_places, tag_integer
 from bundle.skull_implant.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def read_dicom_folder(
         `float32` where HU are fractions or too large. And `format`, `modality`, `series_number`, `slice_count` and
         `reference_files`, the file of each slice from k = 0 up, and `reference_frames`, which of its frames it is, from
         0; for a tilted gantry also `gantry_tilt_degrees`, `grid` and `tilt`, the CorrectedTilt, because the volume's
-        voxels are no longer those of the files.
+        voxels are no longer those of the files; and `acquisitions`, where several that overlap were put together.
 
     Raises:
         InputError: no CT series, or one that cannot be read.
@@ -63,6 +63,8 @@ def read_dicom_folder(
         "reference_files": stack.files,
         "reference_frames": stack.frames,
     }
+    if stack.acquisitions > 1:
+        info["acquisitions"] = stack.acquisitions
     if stack.tilt is not None:
         about = "upright, resampled from the slices of a tilted gantry"
         info |= {"gantry_tilt_degrees": round(stack.tilt.degrees, 2), "grid": about, "tilt": stack.tilt}
@@ -89,8 +91,8 @@ class CTSeries:
 
     @property
     def slice_count(self) -> int:
-        """Slices in all files."""
-        return sum(len(dataset.get("PerFrameFunctionalGroupsSequence") or [0]) for _, dataset in self.headers)
+        """Places of slices in all files: copies and time points count once."""
+        return len(set().union(*(slice_places(dataset) for _, dataset in self.headers)))
 
     @property
     def label(self) -> str:
@@ -109,9 +111,10 @@ def find_ct_series(folder: Path, *, maximum_files: int = 20_000) -> list[CTSerie
     others: Counter[str] = Counter()
     numbers: dict[Path, int] = {}
     instances: set[str] = set()
+    links: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's remarks on sloppy values; what matters is checked
-        for number, path in enumerate(_files(folder, maximum_files), 1):
+        for number, path in enumerate(_files(folder, maximum_files, links), 1):
             numbers[path] = number
             found = _identified(path, f"{folder.name}, file {number} by name")
             if found.header is not None:
@@ -121,7 +124,9 @@ def find_ct_series(folder: Path, *, maximum_files: int = 20_000) -> list[CTSerie
             else:
                 others[found.kind] += 1
     if not groups:
-        listed = ", ".join(f"{kind} ({count} files)" for kind, count in others.most_common(5)) or "an empty folder"
+        found = [f"{kind} ({count} files)" for kind, count in others.most_common(5)]
+        found += [f"links to folders ({len(links)}), which are not followed"] if links else []
+        listed = ", ".join(found) or "an empty folder"
         reason = f"must hold a CT series, {listed} arrived; give the folder of the axial CT"
         if set(others) <= {NOT_DICOM, DAMAGED}:
             raise InputError(f"{folder.name}: {reason}; other formats are given as a file")
@@ -133,7 +138,9 @@ def find_ct_series(folder: Path, *, maximum_files: int = 20_000) -> list[CTSerie
     return sorted(series, key=lambda one: (-one.slice_count, one.number is None, one.number or 0))
 
 
-def _files(folder: Path, maximum: int) -> Iterator[Path]:
+def _files(folder: Path, maximum: int, links: list[str]) -> Iterator[Path]:
+    """Files at or below a folder; names of the links to folders, which are not followed, come into `links`."""
+
     def refuse(error: OSError) -> None:
         which = "the folder" if Path(error.filename or folder) == folder else "a folder in it"
         raise InputError(f"{folder.name}: {which} cannot be read ({error.strerror}); check its permissions") from error
@@ -141,6 +148,7 @@ def _files(folder: Path, maximum: int) -> Iterator[Path]:
     count = 0
     for root, folders, names in os.walk(folder, onerror=refuse):  # follows no links, so it cannot go round in circles
         folders.sort()
+        links.extend(each for each in folders if Path(root, each).is_symlink())
         for path in (Path(root, name) for name in sorted(names)):
             if not path.is_file():  # a pipe would wait for ever
                 continue

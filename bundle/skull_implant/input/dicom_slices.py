@@ -50,12 +50,14 @@ class Stack:
         files: of each slice from k = 0 up; one file many times where it holds many frames.
         frames: of each slice, its place among the frames of its file, from 0.
         tilt: gantry tilt that was corrected, so that the volume's voxels are not those of the files; None without.
+        acquisitions: overlapping ones that the slices were put together from; 1 where one has them all.
     """
 
     volume: Volume
     files: list[Path]
     frames: list[int]
     tilt: CorrectedTilt | None = None
+    acquisitions: int = 1
 
 
 def stack_slices(
@@ -66,7 +68,8 @@ def stack_slices(
 ) -> Stack:
     """Put slices in order by their place along the normal, whatever their numbers say, and read them in HU.
 
-    Of several slices at one place, the first acquisition's is taken. Slices that a tilted gantry sheared are moved in
+    Of several slices at one place, that of the first acquisition with a slice at every place is taken, or, where none
+    has them all, that of the first acquisition there. Slices that a tilted gantry sheared are moved in
     their planes onto an upright grid, because an image with perpendicular axes cannot say where sheared ones are.
 
     Args:
@@ -89,7 +92,7 @@ def stack_slices(
             for path, dataset in headers
             for frame in frames_of(dataset, path, f"{label}, file {numbers[path]} by name")
         ]
-        slices = _ordered(frames, label)
+        slices, acquisitions = _ordered(frames, label)
         grid, tilt = _grid(slices, label, rules)
         if np.prod(grid.size, dtype=object) > rules.maximum_voxels:
             found = " x ".join(str(length) for length in grid.size)
@@ -98,10 +101,10 @@ def stack_slices(
         volume = Volume(_hounsfield(slices, label), grid)
     files, places = [one.path for one in slices], [one.index for one in slices]
     if tilt is None:
-        return Stack(volume, files, places)
+        return Stack(volume, files, places, acquisitions=acquisitions)
     logger.warning("%s: gantry tilt of %.1f degrees, resampled to an upright grid", label, tilt.degrees)
     upright, corrected = tilt.corrected(volume)
-    return Stack(upright, files, places, corrected)
+    return Stack(upright, files, places, corrected, acquisitions)
 
 
 def _refused(label: str, reason: str) -> CaseRefused:
@@ -109,8 +112,11 @@ def _refused(label: str, reason: str) -> CaseRefused:
     return CaseRefused(case, [f"{series}: {reason}"])
 
 
-def _ordered(frames: list[Frame], label: str) -> list[Frame]:
-    """Alike slices in the order of their place along the normal, one for each place."""
+def _ordered(frames: list[Frame], label: str) -> tuple[list[Frame], int]:
+    """Alike slices in the order of their place along the normal, one for each place, and of how many acquisitions.
+
+    Acquisitions that lie behind one another count as one: between overlapping ones the head may have moved.
+    """
     if len(frames) < 2:
         raise _refused(label, f"must have at least 2 slices, {len(frames)} arrived; give the whole series")
     first = frames[0]
@@ -131,15 +137,19 @@ def _ordered(frames: list[Frame], label: str) -> list[Frame]:
         else:
             places.append([one])
     repeats = [place for place in places if len(place) > 1]
-    if repeats:
-        _check_repeats(repeats, label)
-        logger.warning(
-            "%s: left out %d of %d slices, at a place where another is; the first acquisition is taken",
-            label,
-            sum(len(place) - 1 for place in repeats),
-            len(ranked),
-        )
-    return [place[0] for place in places]
+    if not repeats:
+        return ranked, 1
+    _check_repeats(repeats, label)
+    everywhere = set.intersection(*({one.acquisition for one in place} for place in places))
+    chosen = [next(one for one in place if not everywhere or one.acquisition == min(everywhere)) for place in places]
+    logger.warning(
+        "%s: left out %d of %d slices, at a place where another is; %s is taken",
+        label,
+        len(ranked) - len(chosen),
+        len(ranked),
+        "the first whole acquisition" if everywhere else "there the first acquisition",
+    )
+    return chosen, len({one.acquisition for one in chosen})
 
 
 def _check_repeats(repeats: list[list[Frame]], label: str) -> None:

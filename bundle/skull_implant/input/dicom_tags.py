@@ -39,3 +39,18 @@ def tag_integer(dataset: pydicom.Dataset, tag: str) -> int | None:
         return int(dataset[tag].value)
     except Exception:  # pydicom refuses odd text in several ways
         return None
+
+
+def slice_places(dataset: pydicom.Dataset) -> set[tuple[float, ...] | str]:
+    """Where the slices of a file lie, LPS mm to 0.01; one without a position has its instance's UID for a place."""
+    try:
+        frames = [each.PlanePositionSequence[0] for each in dataset.PerFrameFunctionalGroupsSequence]
+    except Exception:  # a classic file, or one that is refused later
+        frames = [dataset]
+    places: set[tuple[float, ...] | str] = set()
+    for frame in frames:
+        try:
+            places.add(tuple(round(float(each), 2) for each in frame.ImagePositionPatient))
+        except Exception:  # missing, or no numbers
+            places.add(str(dataset.get("SOPInstanceUID", "")))
+    return places

@@ -93,6 +93,7 @@ def read_header(path: Path) -> ImageHeader:
         itemsize = _metadata(reader, "bitpix") // 8  # the pixel type is that after the header's slope and intercept
         if _metadata(reader, "qform_code") == _metadata(reader, "sform_code") == 0:
             logger.warning("%s: no orientation in the header (qform, sform codes 0); axes taken as LPS", path.name)
+        _check_sform(path, reader)
     stored_bytes = itemsize * int(np.prod(reader.GetSize(), dtype=object))
     offset = _metadata(reader, "vox_offset")
     float_type = {16: "f4", 64: "f8"}.get(_metadata(reader, "datatype"), "") if kind == "NIfTI" else ""
@@ -156,6 +157,26 @@ def _grid_of_first_three_axes(reader: sitk.ImageFileReader) -> Grid:
     direction = np.reshape(reader.GetDirection(), (reader.GetDimension(), -1))[:3, :3]
     axes = tuple(direction.ravel().tolist())
     return Grid(reader.GetSize()[:3], reader.GetSpacing()[:3], reader.GetOrigin()[:3], axes)
+
+
+def _check_sform(path: Path, reader: sitk.ImageFileReader, largest_shear_deg: float = 0.25) -> None:
+    """Of NIfTI's two forms ITK takes the rigid one and is silent on the other, which alone can hold a gantry's tilt."""
+    if _metadata(reader, "sform_code") <= 0:
+        return
+    rows = [[float(number) for number in reader.GetMetaData(f"srow_{axis}").split()] for axis in "xyz"]
+    mm = {1: 1000.0, 3: 0.001}.get(_metadata(reader, "xyzt_units") & 7, 1.0)  # of a meter, of a micron
+    sform = np.diag([-mm, -mm, mm]) @ np.array(rows)  # RAS to LPS
+    axes = sform[:, :3] / np.maximum(np.linalg.norm(sform[:, :3], axis=0), 1e-12)
+    off = np.abs(axes.T @ axes - np.eye(3)).max()
+    if off > np.sin(np.radians(largest_shear_deg)):
+        found = f"an sform sheared by {np.degrees(np.arcsin(min(off, 1.0))):.3g} degrees arrived"
+        raise InputError(f"{path.name}: axes must be perpendicular, {found}; give the DICOM folder")
+    grid = _grid_of_first_three_axes(reader)
+    corners = np.array(np.meshgrid(*[(0, length - 1) for length in grid.size])).reshape(3, -1)
+    taken = grid.affine[:3, :3] @ corners + grid.affine[:3, 3:]
+    apart = float(np.linalg.norm(sform[:, :3] @ corners + sform[:, 3:] - taken, axis=0).max())
+    if apart > max(0.1, 0.1 * min(grid.spacing)):
+        logger.warning("%s: qform and sform lie up to %.3g mm apart; the qform is taken", path.name, apart)
 
 
 def _metadata(reader: sitk.ImageFileReader, key: str) -> int:

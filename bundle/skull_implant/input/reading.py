@@ -110,7 +110,7 @@ def read_case(
 
 def case_name(path: str | Path) -> str:
     """What a case is called: the file's name without its image extensions, or the folder's name."""
-    path = _folder_of_dicomdir(Path(os.path.abspath(path)))  # a name for `.` too
+    path = folder_of_dicomdir(Path(os.path.abspath(path)))  # a name for `.` too
     extension = "" if path.is_dir() else image_extension(path) or ""
     return path.name[: len(path.name) - len(extension)] or "case"
 
@@ -180,10 +180,10 @@ def checked_path(path: str | Path) -> Path:
             raise InputError(f"{path.name}: neither a file nor a folder (a device or a pipe); give a file or a folder")
     except OSError as error:  # no permission, or a name too long
         raise InputError(f"{path.name[:80]}: cannot be read ({error.strerror}); check path and permissions") from error
-    return _folder_of_dicomdir(path)
+    return folder_of_dicomdir(path)
 
 
-def _folder_of_dicomdir(path: Path) -> Path:
+def folder_of_dicomdir(path: Path) -> Path:
     """The folder whose files a DICOMDIR lists; any other path as it is."""
     try:
         return path.parent if path.name.upper() == "DICOMDIR" and path.is_file() else path

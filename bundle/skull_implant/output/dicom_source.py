@@ -28,7 +28,8 @@ from bundle.skull_implant.input.dicom_frames import classic_header
 REQUIRED = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"]
 PLACE = ["Rows", "Columns", "PixelSpacing", "SliceThickness", "ImageOrientationPatient", "ImagePositionPatient"]
 GROUPS = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]  # of an enhanced file
-OPTIONAL = ["Modality", "PositionReferenceIndicator", "LossyImageCompression"]
+OPTIONAL = ["Modality", "PositionReferenceIndicator"]
+OPTIONAL += ["LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"]
 # Every public attribute of these groups is of the modules Patient, Patient Study or Clinical Trial; those of General
 # Study are scattered over other groups.
 PATIENT_GROUPS = (0x0010, 0x0012)

@@ -1,11 +1,10 @@
-"""What a case leaves behind: a folder that is whole or not there."""
+"""What a case leaves behind: masks, surface, preview, DICOM and report."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from bundle.skull_implant.errors import CaseRefused, InputError
-from bundle.skull_implant.input.reading import case_name
+from bundle.skull_implant.input.reading import case_name, folder_of_dicomdir
 from bundle.skull_implant.output.candidate_files import agreement_figures, write_candidates
+from bundle.skull_implant.output.result_folder import REPORT, check_target, whole_folder
 from bundle.skull_implant.steps.report import ReviewRules, about_run, describe, refused
 from bundle.skull_implant.steps.transforms import timed
 from bundle.skull_implant.surfaces.preview import render_preview
@@ -59,7 +59,8 @@ class CaseWriter:
         self.output_dir = Path(output_dir)
         self.overwrite = overwrite
         self.secondary_capture = secondary_capture
-        self.names = [case_name(path) for path in paths]
+        self.paths = [str(path) for path in paths]
+        self.names = [case_name(path) for path in self.paths]
         self.settings = (model_file, float(gamma), float(threshold_hu), str(device))
         self.printing = printing or PrintSettings()
         self.rules = rules or ReviewRules()
@@ -72,10 +73,8 @@ class CaseWriter:
 
     def check_targets(self) -> None:
         """Raise InputError before any work if a result is already there or cannot be written."""
-        for name in self.names:
-            target = self.output_dir / name
-            if target.exists() and not self.overwrite:
-                raise InputError(f"{target}: holds a result already; name another OUTPUT_DIR or pass --overwrite")
+        for path, name in zip(self.paths, self.names, strict=True):
+            check_target(self.output_dir / name, folder_of_dicomdir(Path(path)), self.overwrite)
         parent = next(folder for folder in (self.output_dir, *self.output_dir.absolute().parents) if folder.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise InputError(
@@ -85,7 +84,7 @@ class CaseWriter:
     def write(self, data: dict[str, Any]) -> dict[str, Any]:
         """Write one case; returns its report."""
         name = data["case"].name
-        with _whole_folder(self.output_dir / name) as folder:
+        with whole_folder(self.output_dir / name) as folder:
             with timed(data, "write masks"):
                 for key in ("completed", "implant", "skull", "decoded"):
                     if key in data:
@@ -119,7 +118,7 @@ class CaseWriter:
             if "agreement_map" in data:
                 report["agreement_map"] = agreement_figures(data["agreement_map"], data["agreement_samples"])
             report["seconds"] = data["seconds"]
-            _write_json(folder / "report.json", report)
+            _write_json(folder / REPORT, report)
         self.written.append(self.output_dir / name)
         _log(report, data)
         return report
@@ -146,32 +145,8 @@ class CaseWriter:
 
     def write_refused(self, error: CaseRefused) -> None:
         """Write the report, and nothing else, of a refused case."""
-        with _whole_folder(self.output_dir / self.names[0]) as folder:
-            _write_json(folder / "report.json", refused(self.names[0], error.reasons, about_run(*self.settings)))
-
-
-class _whole_folder:  # noqa: N801 - reads as a statement
-    """A hidden folder to write in, renamed to the target at the end and removed on failure."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-        self.partial = target.with_name(f".partial.{target.name}")
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self.partial.mkdir(parents=True)
-        return self.partial
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self.partial, ignore_errors=True)
-            return
-        old = self.target.with_name(f".old.{self.target.name}")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.target.exists():
-            os.replace(self.target, old)
-        os.replace(self.partial, self.target)
-        shutil.rmtree(old, ignore_errors=True)
+        with whole_folder(self.output_dir / self.names[0]) as folder:
+            _write_json(folder / REPORT, refused(self.names[0], error.reasons, about_run(*self.settings)))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

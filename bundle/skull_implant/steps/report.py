@@ -149,7 +149,12 @@ def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -
     defects = sum(report["class_probability"][name] for name in DEFECT_CLASSES)
     probability = report["class_probability"][kind] / max(defects, 1e-9)
     below_ml = data.get("below_vault_ml", 0.0)
+    acquisitions = report["input"].get("acquisitions", 1)
     found = [
+        (
+            acquisitions > 1,
+            f"the slices are of {acquisitions} acquisitions that overlap; see that the head did not move between them",
+        ),
         (
             implant["volume_ml"] == 0,
             "no hole found, the implant is empty; try another --defect_class or --threshold_hu",
