@@ -124,9 +124,9 @@ def find_ct_series(folder: Path, *, maximum_files: int = 20_000) -> list[CTSerie
             else:
                 others[found.kind] += 1
     if not groups:
-        found = [f"{kind} ({count} files)" for kind, count in others.most_common(5)]
-        found += [f"links to folders ({len(links)}), which are not followed"] if links else []
-        listed = ", ".join(found) or "an empty folder"
+        kinds = [f"{kind} ({count} files)" for kind, count in others.most_common(5)]
+        kinds += [f"links to folders ({len(links)}), which are not followed"] if links else []
+        listed = ", ".join(kinds) or "an empty folder"
         reason = f"must hold a CT series, {listed} arrived; give the folder of the axial CT"
         if set(others) <= {NOT_DICOM, DAMAGED}:
             raise InputError(f"{folder.name}: {reason}; other formats are given as a file")
