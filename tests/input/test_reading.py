@@ -8,6 +8,8 @@ import os
 import struct
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import SimpleITK as sitk
 from pydicom.uid import MRImageStorage
 
 from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.input.image_file import _stderr_silenced
 from bundle.skull_implant.input.reading import content_hash, read_case
 from bundle.skull_implant.volume import Grid, Volume, write_volume
 from tests.dicom_files import head_voxels, rotation, write_series
@@ -176,6 +179,28 @@ def test_text_under_an_image_name_is_refused(tmp_path: Path, extension: str, cap
     path.write_bytes(b"")
     assert "the file is empty" in _refusal(path)
     assert capfd.readouterr().err == ""
+
+
+def test_threads_that_read_at_the_same_time_leave_stderr_where_it_was(capfd: pytest.CaptureFixture[str]) -> None:
+    first_is_in, second_is_in = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with _stderr_silenced():
+            first_is_in.set()
+            second_is_in.wait(0.3)  # in vain, if the second one has to wait
+
+    def second() -> None:
+        first_is_in.wait(10.0)
+        with _stderr_silenced():
+            second_is_in.set()
+            reading.result(10.0)
+
+    with ThreadPoolExecutor(2) as threads:
+        reading = threads.submit(first)
+        threads.submit(second).result(20.0)
+    os.write(2, b"seen\n")
+
+    assert capfd.readouterr().err == "seen\n"
 
 
 @pytest.mark.parametrize("compress", [True, False])

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ EXTENSIONS = {
     ".mha": "MetaImage",
     ".mhd": "MetaImage",
 }
+STDERR = threading.Lock()  # of the process, not of a thread
 
 
 class DataLocation(NamedTuple):
@@ -313,12 +315,13 @@ def _reason(error: RuntimeError, path: Path) -> str:
 @contextmanager
 def _stderr_silenced() -> Iterator[None]:
     """Keep what ITK's libraries for NIfTI and MetaImage print on stderr, past Python, from standing beside our line."""
-    sys.stderr.flush()
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
+    with STDERR:
+        sys.stderr.flush()
+        kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nothing, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nothing)
