@@ -722,6 +722,22 @@ def test_warnings_of_a_report_stand_in_the_summary(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "summary.json").read_text())["cases"][0]["warnings"] == outcome.warnings
 
 
+@pytest.mark.parametrize("name", ["=1+1", "@SUM(1)", "+1", "-1", "\t=1", "\r=1"])
+def test_no_cell_of_the_summary_is_a_formula(name: str, tmp_path: Path) -> None:
+    refused = CaseOutcome(name, "refused", [f"{name}: no head"], -1.5, 2.0, warnings=[f"{name} is thick", "thin\r=1"])
+    shown = "'" + name.replace("\r", " ")
+    write_summary(tmp_path, [refused, CaseOutcome("a=1", "ok")], SETTINGS)
+
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        row, other = csv.DictReader(file)
+    assert row["case"] == shown
+    assert row["reasons"] == f"{shown}: no head"
+    assert row["warnings"] == f"{shown} is thick; thin =1"
+    assert (row["status"], row["implant_volume_ml"], row["seconds"]) == ("refused", "-1.5", "2.0")  # numbers stay
+    assert other["case"] == "a=1"
+    assert json.loads((tmp_path / "summary.json").read_text())["cases"][0]["case"] == name
+
+
 def test_the_command_hands_every_setting_on(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr("bundle.skull_implant.archive.batch.run_batch", lambda *words, **_: seen.append(words[2]) or [])

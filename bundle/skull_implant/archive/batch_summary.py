@@ -15,10 +15,13 @@ from bundle.skull_implant.archive.batch_case import CaseOutcome
 
 COLUMNS = ("case", "status", "reasons", "warnings", "implant_volume_ml", "seconds")
 STATUSES = ("ok", "review", "refused", "failed")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes text that begins so
 
 
 def write_summary(folder: Path, outcomes: Sequence[CaseOutcome], settings: dict[str, Any]) -> list[Path]:
     """Write both files, each whole or not at all; those of an earlier run are replaced.
+
+    In the CSV file a single quote stands before text that a spreadsheet would take for a formula.
 
     Args:
         folder: OUTPUT_ROOT.
@@ -36,13 +39,22 @@ def write_summary(folder: Path, outcomes: Sequence[CaseOutcome], settings: dict[
     writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
     writer.writeheader()
     sentences = ("reasons", "warnings")
-    writer.writerows({**row, **{column: "; ".join(row[column]) for column in sentences}} for row in rows)
+    for row in rows:
+        cells = {**row, **{column: "; ".join(row[column]) for column in sentences}}
+        writer.writerow({column: _as_text(cell) for column, cell in cells.items()})
     count = Counter(outcome.status for outcome in outcomes)
     content = {"settings": settings, "count": {status: count[status] for status in STATUSES}, "cases": rows}
     files = [folder / "summary.csv", folder / "summary.json"]
     for path, text in zip(files, (table.getvalue(), json.dumps(content, indent=1) + "\n"), strict=True):
         _write(path, text)
     return files
+
+
+def _as_text(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    line = cell.replace("\r", " ")  # which csv does not quote, so that a spreadsheet would begin another row with it
+    return f"'{line}" if cell.startswith(FORMULA) else line
 
 
 def _write(path: Path, text: str) -> None:
