@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, MRImageStorage
 
 from bundle.skull_implant.archive.batch_case import CaseRequest, _source
-from bundle.skull_implant.archive.batch_inputs import BatchInput, find_inputs
+from bundle.skull_implant.archive.batch_inputs import CANDIDATES, BatchInput, find_inputs
 from bundle.skull_implant.archive.batch_names import (
     carries_patient,
     distinct_names,
@@ -24,6 +24,7 @@ from bundle.skull_implant.archive.batch_names import (
 )
 from bundle.skull_implant.errors import CaseRefused, InputError
 from bundle.skull_implant.input.reading import read_case
+from bundle.skull_implant.output.candidate_files import FOLDER
 from tests.dicom_files import VOXELS, head_voxels, without_preamble, write_disc, write_series
 
 OTHER_DATES = ("03021901", "ct/03.02.1901", "02031901_ct", "02-03-1901")
@@ -85,6 +86,15 @@ def test_earlier_results_are_no_inputs_and_counted(tmp_path: Path, caplog: pytes
 
     assert list(inputs) == ["a", "b", "c", "d", "e"]
     assert "1 earlier results" in caplog.text
+
+
+def test_the_candidates_of_an_earlier_result_are_no_inputs(tmp_path: Path) -> None:
+    for name in ("old/a/candidates/1_recommended.nii.gz", "old/a/candidates/more/b.nii.gz", "mine/candidates/c.nii.gz"):
+        touch(tmp_path / name)
+    touch(tmp_path / "old" / "a" / "report.json").write_text('{"status": "ok", "weights": {}}')
+
+    assert list(found(tmp_path)) == ["c"]
+    assert CANDIDATES == FOLDER
 
 
 def test_links_that_lead_in_circles_are_not_followed_and_links_to_files_are(tmp_path: Path) -> None:

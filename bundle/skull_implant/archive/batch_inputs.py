@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its remarks quote whole paths, which may name the patient
 
 PATIENT_TAGS = ("PatientName", "PatientID", "PatientBirthDate")
+CANDIDATES = "candidates"  # of an earlier result, the folder of its further implants
 PASSED_OVER = {NOT_DICOM: "files that are neither DICOM nor a volume", DAMAGED: "damaged DICOM files"}
 
 
@@ -159,6 +160,7 @@ def _files(tree: _Tree, output_root: Path) -> Iterator[Path]:
         )
         if REPORT in names and is_result(here):
             tree.passed_over["earlier results"] += 1
+            subfolders[:] = [each for each in subfolders if each != CANDIDATES]
             continue
         yield from (here / each for each in sorted(set(names) - set(hidden)))
     for kind in ("links to folders", "hidden files and folders"):
