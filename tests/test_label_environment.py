@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zipfile
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 import yaml
 
 from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.model.shipped_weights import KEY, check_weights
 from bundle.skull_implant.slicer.label_server import DECISIVE, check_environment, prepare_app, server_command
+from bundle.skull_implant.slicer.site_weights import write_record
 from tests.end_to_end import ROOT, run_module
 
 REQUIREMENTS = ROOT / "requirements-label.txt"
@@ -89,6 +92,25 @@ def test_the_app_holds_the_bundle_anew_at_each_start(installed: Path, tmp_path: 
     assert (app / "main.py").read_text() == "app"
     assert not (app / "logs").exists()
     assert [path.name for path in (app / "model").iterdir()] == ["skull_implant"]
+
+
+def test_weights_that_the_site_trained_are_registered_in_the_bundle_unpacked_anew(
+    installed: Path, tmp_path: Path
+) -> None:
+    released = hashlib.sha256(b"released").hexdigest()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("skull_implant/models/model.pt", b"released")
+        archive.writestr("skull_implant/configs/metadata.json", f'{{"{KEY}": "{released}"}}')
+    app = prepare_app(tmp_path / "a.zip", tmp_path / "apps", installed)
+    root = app / "model" / "skull_implant"
+    record = {"released": released, "trainings": [{"time": "then", "replaced": True}]}
+    write_record(root / "models", record)
+    (root / "models" / "model.pt").write_bytes(b"trained")
+
+    prepare_app(tmp_path / "a.zip", tmp_path / "apps", installed)
+
+    assert (root / "models" / "model.pt").read_bytes() == b"trained"
+    check_weights(root / "models" / "model.pt", root)
 
 
 def test_without_monai_label_there_is_one_line(tmp_path: Path) -> None:

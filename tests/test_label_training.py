@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,3 +137,12 @@ def test_the_next_start_of_the_server_keeps_what_was_trained(server: Server, fol
     prepare_app(package_bundle(ROOT, tmp_path), folder)
 
     assert {path.name: path.read_bytes() for path in models(folder).iterdir()} == before
+    root = models(folder).parent
+    code = f"""
+from monai.bundle import ConfigParser
+parser = ConfigParser()
+parser.read_config({str(root / "configs" / "inference.yaml")!r})
+parser.config["bundle_root"] = {str(root)!r}
+parser.get_parsed_content("network_def")
+"""  # in a process of its own, because a server imports the bundle from there
+    subprocess.run([sys.executable, "-c", code], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, check=True)

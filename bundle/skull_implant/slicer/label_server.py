@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bundle.skull_implant.commands.packaging import BUNDLE_NAME
 from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.model.shipped_weights import register_weights
 from bundle.skull_implant.slicer.site_weights import carry_over
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ def prepare_app(package: Path, folder: Path, installed: Path | None = None) -> P
         archive.extractall(fresh.parent)
     if told := carry_over(model / "models", fresh / "models"):
         logger.info(told)
+        register_weights(fresh)
     shutil.rmtree(model, ignore_errors=True)
     fresh.rename(model)
     fresh.parent.rmdir()
