@@ -282,6 +282,40 @@ def test_a_new_releases_weights_come_into_use_and_the_sites_stay_beside_them(tmp
     assert told.split()[-1] in {path.name for path in new.iterdir()}
 
 
+def test_kept_weights_and_the_record_outlive_every_start_after_a_new_release(tmp_path: Path) -> None:
+    models = trained_models(tmp_path / "release 1", b"release 1")
+    first = read_record(models)
+    for start in range(3):
+        new = fresh_models(tmp_path / f"start {start}", b"release 2")
+        carry_over(models, new)
+        models = new
+
+    assert (models / "model.pt").read_bytes() == b"release 2"
+    assert {path.read_bytes() for path in models.glob("model_until_*.pt")} == {b"old", b"trained"}
+    assert read_record(models) == {**read_record(fresh_models(tmp_path / "new", b"release 2")), "earlier": [first]}
+
+    last = fresh_models(tmp_path / "release 3", b"release 3")
+    carry_over(models, last)
+    assert [len(each["trainings"]) for each in read_record(last)["earlier"]] == [1, 0]
+
+
+def test_weights_that_were_copied_back_after_a_new_release_stay_in_use_and_are_told_of(tmp_path: Path) -> None:
+    models, new = fresh_models(tmp_path / "release 2", b"release 2"), fresh_models(tmp_path / "new", b"release 2")
+    carry_over(trained_models(tmp_path / "release 1", b"release 1"), models)
+    (models / "model.pt").write_bytes(b"trained")
+
+    assert carry_over(models, new) == "the weights are those that were copied to models/model.pt"
+    assert (new / "model.pt").read_bytes() == b"trained"
+
+
+def test_kept_weights_stay_where_there_is_no_record(tmp_path: Path) -> None:
+    old, new = trained_models(tmp_path / "old", b"release 1"), fresh_models(tmp_path / "new", b"release 1")
+    (old / "site_training.json").unlink()
+
+    assert carry_over(old, new) == ""
+    assert (new / "model_until_1.pt").read_bytes() == b"old"
+
+
 def test_without_a_training_that_replaced_them_the_released_weights_are_used(tmp_path: Path) -> None:
     new = fresh_models(tmp_path / "new", b"release 2")
 

@@ -23,7 +23,10 @@ def keep_old(models: Path) -> Path:
 
 
 def read_record(models: Path) -> dict[str, Any]:
-    """`released`, the sha256 of the weights that the bundle came with, and `trainings`, oldest first."""
+    """`released`, the sha256 of the weights that the bundle came with, and `trainings`, oldest first.
+
+    `earlier`, where it is there, are the records from earlier releases.
+    """
     path = models / RECORD
     if path.is_file():
         return dict(json.loads(path.read_text()))
@@ -40,26 +43,31 @@ def write_record(models: Path, record: dict[str, Any]) -> None:
 def carry_over(old: Path, new: Path) -> str:
     """Bring a site's weights and record from the folder of a bundle to that of the same bundle, unpacked anew.
 
-    Weights that were trained from those of another release stay beside the new release's, which are then in use.
+    Weights that were trained from those of another release stay beside the new release's, which are then in use. Kept
+    weights stay in any case.
 
     Args:
         old: `models/`, may be missing.
         new: `models/` as it comes with the bundle.
 
     Returns:
-        One line that says which weights are in use, or nothing where no training has replaced any.
+        One line that says which weights are in use, or nothing where the released ones were and are.
     """
+    for path in old.glob("model_*.pt"):
+        shutil.copy2(path, new / path.name)
     if not (old / RECORD).is_file():
         return ""
     record = read_record(old)
-    for path in old.glob("model_*.pt"):
-        shutil.copy2(path, new / path.name)
     trained = [each["time"] for each in record["trainings"] if each["replaced"]]
+    changed = _sha256(old / WEIGHTS) != record["released"]
     if record["released"] == _sha256(new / WEIGHTS):
         for name in (WEIGHTS, RECORD):
             shutil.copy2(old / name, new / name)
-        return f"the weights are those of this site's training of {trained[-1]}" if trained else ""
-    if not trained:
+        origin = f"of this site's training of {trained[-1]}" if trained else "that were copied to models/model.pt"
+        return f"the weights are those {origin}" if changed else ""
+    earlier = [*record.pop("earlier", []), record]
+    write_record(new, {**read_record(new), "earlier": earlier})
+    if not changed:
         return ""
     kept = new / f"model_until_{time.strftime(STAMP)}.pt"
     shutil.copy2(old / WEIGHTS, kept)
