@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LABEL := .venv-label/bin
 PORT ?= 8000
+FOLDER ?= .label
 
 .PHONY: demo test lint label test-label clean
 
@@ -35,7 +36,7 @@ lint: .venv/ready
 
 label: .venv-label/ready
 	@test -n "$(STUDIES)" || { echo "make label: STUDIES must name a folder of images, as in STUDIES=scans" >&2; exit 2; }
-	$(LABEL)/python -m scripts.serve_label "$(STUDIES)" --port $(PORT)
+	$(LABEL)/python -m scripts.serve_label "$(STUDIES)" --port $(PORT) --folder "$(FOLDER)"
 
 test-label: .venv-label/ready
 	$(LABEL)/python -m pytest -m label --durations=10 tests/slicer/test_label_server.py tests/test_label_training.py \

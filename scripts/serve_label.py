@@ -12,7 +12,7 @@ def serve_label(
         studies: folder of NIfTI, NRRD or MHA files, whose labels go to its subfolder labels/; or a DICOMweb address.
         host: address to listen on; the server knows no passwords, so others than this machine's own are yours to guard.
         port: to listen on.
-        folder: for the app, made anew at each start.
+        folder: for the app, made anew at each start; a second server needs another one.
         dry_run: check and lay out everything, and print the server's command without starting it.
     """
     import os
@@ -23,6 +23,7 @@ def serve_label(
     from bundle.skull_implant.errors import InputError
     from bundle.skull_implant.slicer.label_server import (
         check_environment,
+        lock_folder,
         prepare_app,
         server_command,
         server_environment,
@@ -33,6 +34,7 @@ def serve_label(
     if not remote and not Path(studies).is_dir():
         raise InputError(f"{studies}: STUDIES must be a folder of images, none is there; make it or name another one")
     check_environment(root / "requirements-label.txt")
+    lock_folder(Path(folder))
     app = prepare_app(package_bundle(root, Path(folder)), Path(folder))
     words = server_command(app.absolute(), studies if remote else str(Path(studies).absolute()), host, port)
     if dry_run:

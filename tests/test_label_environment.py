@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -12,8 +15,15 @@ import yaml
 
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.model.shipped_weights import KEY, check_weights
-from bundle.skull_implant.slicer.label_server import DECISIVE, check_environment, prepare_app, server_command
+from bundle.skull_implant.slicer.label_server import (
+    DECISIVE,
+    check_environment,
+    lock_folder,
+    prepare_app,
+    server_command,
+)
 from bundle.skull_implant.slicer.site_weights import write_record
+from scripts.serve_label import serve_label
 from tests.end_to_end import ROOT, run_module
 
 REQUIREMENTS = ROOT / "requirements-label.txt"
@@ -111,6 +121,50 @@ def test_weights_that_the_site_trained_are_registered_in_the_bundle_unpacked_ane
 
     assert (root / "models" / "model.pt").read_bytes() == b"trained"
     check_weights(root / "models" / "model.pt", root)
+
+
+LOCKED = """
+import os, sys
+from pathlib import Path
+from bundle.skull_implant.slicer.label_server import lock_folder
+lock_folder(Path(sys.argv[1]))
+os.execve(sys.executable, [sys.executable, "-c", "print('up', flush=True); input()"], os.environ)
+"""
+
+
+def test_a_running_server_keeps_its_folder_from_another_one(tmp_path: Path) -> None:
+    folder = tmp_path / "label"
+    words = [sys.executable, "-c", LOCKED, str(folder)]
+    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        with pytest.raises(InputError) as refusal:
+            lock_folder(folder)
+        os.close(lock_folder(tmp_path / "other"))
+        process.communicate("\n")
+
+    assert str(refusal.value) == f"{folder}: a server runs from this folder; name another with --folder"
+    os.close(lock_folder(folder))
+
+
+def test_the_command_changes_nothing_in_the_folder_of_a_running_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bundle.skull_implant.slicer.label_server.check_environment", lambda _: None)
+    lock = lock_folder(tmp_path)
+
+    with pytest.raises(InputError, match="a server runs from this folder"):
+        serve_label(str(tmp_path), folder=str(tmp_path), dry_run=True)
+
+    os.close(lock)
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(InputError, match=r"must be one that can be written .* name another with --folder"):
+        lock_folder(tmp_path / "file" / "label")
 
 
 def test_without_monai_label_there_is_one_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -46,6 +47,34 @@ def check_environment(requirements: Path, installed: Mapping[str, str] | None = 
     ]
     if wrong:
         raise InputError(f"MONAI Label's environment must have {'; '.join(wrong)}; {REMEDY}")
+
+
+def lock_folder(folder: Path) -> int:
+    """Keep a folder for one server: this process, and the program that it becomes by `os.execve`, until it ends.
+
+    Args:
+        folder: for the app; is created.
+
+    Returns:
+        File descriptor of the lock.
+
+    Raises:
+        InputError: another server has the folder, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        rule = "the app's folder must be one that can be written"
+        raise InputError(f"{folder}: {rule} ({error.strerror}); name another with --folder") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        rule = "a server runs from this folder" if isinstance(error, BlockingIOError) else f"no lock ({error.strerror})"
+        raise InputError(f"{folder}: {rule}; name another with --folder") from error
+    os.set_inheritable(lock, True)
+    return lock
 
 
 def prepare_app(package: Path, folder: Path, installed: Path | None = None) -> Path:
