@@ -167,6 +167,20 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         lock_folder(tmp_path / "file" / "label")
 
 
+def test_submitted_skulls_that_a_stopped_training_left_are_gone_after_the_next_start(
+    installed: Path, tmp_path: Path
+) -> None:
+    app = prepare_app(package(tmp_path / "a.zip", ""), tmp_path / "apps", installed)
+    submitted = app / "model" / "skull_implant" / "submitted"
+    submitted.mkdir()
+    (submitted / "skull.npz").write_text("patient")
+
+    prepare_app(tmp_path / "a.zip", tmp_path / "apps", installed)
+
+    assert not submitted.exists()
+    assert not list((tmp_path / "apps").rglob("skull.npz"))
+
+
 def test_without_monai_label_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="MONAI Label's apps must be installed in this environment"):
         prepare_app(package(tmp_path / "a.zip", ""), tmp_path / "apps", tmp_path / "nowhere")
