@@ -27,9 +27,11 @@ def score(result_dir: str, truth: str) -> None:
         if not path.is_file():
             raise InputError(f"{path}: the {name} mask must exist; run scripts.complete first or check the path")
         masks[name] = Volume.from_image(sitk.ReadImage(str(path)))
-    if masks["truth"].grid.size != masks["implant"].grid.size:
+    if not masks["truth"].grid.same_as(masks["implant"].grid):
+        wanted, got = (" x ".join(map(str, masks[name].grid.size)) for name in ("implant", "truth"))
+        got = "the same size elsewhere or turned" if got == wanted else got
         raise InputError(
-            f"{truth}: must lie on the result's grid {masks['implant'].grid.size}, got {masks['truth'].grid.size}"
+            f"{truth}: must lie on the result's grid, {wanted}, got {got}; resample it onto implant.nii.gz"
         )
     voxels = {name: volume.voxels > 0 for name, volume in masks.items()}
     found = score_implant(voxels["implant"], voxels["truth"], voxels["skull"], masks["skull"].grid.spacing)

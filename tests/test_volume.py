@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,6 +81,34 @@ def test_the_affine_is_itks(direction: np.ndarray) -> None:
 
 def test_a_voxel_is_its_edges_multiplied() -> None:
     assert _volume(OBLIQUE).grid.voxel_ml == pytest.approx(0.4 * 0.55 * 1.25 / 1000.0)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS.keys())
+def test_a_grid_is_the_same_after_it_went_through_a_file(tmp_path: Path, direction: np.ndarray) -> None:
+    volume = _volume(direction)
+    write_volume(tmp_path / "volume.nii.gz", volume)
+
+    assert Volume.from_image(sitk.ReadImage(str(tmp_path / "volume.nii.gz"))).grid.same_as(volume.grid)
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"origin": (-101.47, 33.25, -870.125)}, True),
+        ({"origin": (-101.4, 33.25, -870.125)}, False),
+        ({"spacing": (0.41, 0.55, 1.25)}, True),
+        ({"spacing": (0.4, 0.57, 1.25)}, False),
+        ({"size": (5, 6, 8)}, False),
+        ({"origin": (-99.9, 33.25, -870.125), "direction": (-1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)}, False),
+    ],
+    ids=str,
+)
+def test_grids_are_the_same_when_their_corners_are_within_a_tenth_of_a_voxel(
+    change: dict[str, Any], same: bool
+) -> None:
+    grid = _volume(IDENTITY).grid
+
+    assert replace(grid, **change).same_as(grid) is same
 
 
 def test_voxels_that_do_not_match_the_grid_are_refused() -> None:

@@ -51,6 +51,19 @@ class Grid:
         """Volume of one voxel in ml."""
         return float(np.prod(self.spacing)) / 1000.0
 
+    def same_as(self, other: Grid, tolerance: float = 0.1) -> bool:
+        """Whether a voxel of either grid is where the same voxel of the other is: sizes equal, corners together.
+
+        Args:
+            other: the other grid.
+            tolerance: how far apart corners may be, in voxels; image formats keep a grid in single precision.
+        """
+        if tuple(self.size) != tuple(other.size):
+            return False
+        corners = np.stack(np.meshgrid(*[(0.0, length - 1.0) for length in self.size], [1.0])).reshape(4, -1)
+        apart_mm = np.linalg.norm((self.affine - other.affine) @ corners, axis=0).max()
+        return bool(apart_mm <= tolerance * min(self.spacing))
+
 
 @dataclass(frozen=True)
 class Volume:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import SimpleITK as sitk
 import torch
 
 from bundle.skull_implant.errors import CaseRefused, InputError
@@ -109,6 +111,15 @@ def test_a_run_that_was_stopped_scores_the_rest_alone(files: dict[str, Path], tm
     assert repr(again[: len(kept)]) == repr(kept)  # seconds too: not scored again
     assert [repr(each.dsc) for each in again] == [repr(each.dsc) for each in whole]
     assert len(again) == len(whole) == 6
+
+
+def test_an_official_implant_on_another_grid_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(files["source"], tmp_path / "source")
+    path = str(tmp_path / "source" / "implant" / "001.nrrd")
+    sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(path), "RAS"), path)
+
+    with pytest.raises(InputError, match="001: its implant must lie on the skull's grid, another arrived; resample it"):
+        evaluate(str(tmp_path / "source"), str(tmp_path / "scores"), one_method(files), workers=1)
 
 
 def test_methods_that_are_asked_for_later_are_scored_alone(files: dict[str, Path], tmp_path: Path) -> None:

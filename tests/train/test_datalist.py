@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.train import datalist
@@ -82,6 +83,16 @@ def test_a_label_is_the_whole_skull_and_what_the_image_lacks_of_it_is_the_implan
     assert implant is not None
     np.testing.assert_array_equal(np.unique(np.argwhere(implant.voxels)[:, 2]), [7, 8, 9])
     assert LabeledSource("a", image, label=image).read_implant() is None
+
+
+def test_a_mask_and_its_label_lie_on_one_grid(tmp_path: Path) -> None:
+    image = two_voxels(tmp_path / "a.nii.gz", {(2, 2, 2): 1, (2, 2, 10): 1})
+    label = two_voxels(tmp_path / "b.nii.gz", {(2, 2, 2): 1, (2, 2, 10): 1, (2, 2, 7): 1})
+    turned = sitk.DICOMOrient(sitk.ReadImage(str(image)), "RPS")
+    sitk.WriteImage(turned, str(tmp_path / "turned.nii.gz"))
+
+    with pytest.raises(InputError, match=r"b\.nii\.gz: label must lie on the grid of turned\.nii\.gz, another"):
+        LabeledSource("a", tmp_path / "turned.nii.gz", label=label).read_implant()
 
 
 def test_an_implant_alone_is_no_label(tmp_path: Path) -> None:

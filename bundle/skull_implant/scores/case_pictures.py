@@ -134,8 +134,7 @@ def design_again(job: PersonJob, score: Score, designer: ImplantDesigner, seed: 
     """
     whole = job.source.read_skull(threshold_hu=300.0)
     complete = Volume(whole.voxels > 0, whole.grid)
-    implant = job.source.read_implant()
-    official = None if implant is None else implant.voxels > 0
+    official = job.source.read_piece(complete.grid)
     frame = estimate_frame(complete.voxels, complete.grid, designer.network.template, case=job.source.name)
     generator = np.random.default_rng([seed, job.number, job.part == "training"])
     piece = native_pieces(complete, official, frame, job.sites, generator)[score.defect, score.site]

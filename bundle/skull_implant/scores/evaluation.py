@@ -152,8 +152,7 @@ def _score_person(job: PersonJob, names: list[str], protocol: Protocol) -> tuple
     template = aligning_template(protocol)
     whole = job.source.read_skull(protocol.threshold_hu)
     complete = Volume(whole.voxels > 0, whole.grid)
-    implant = job.source.read_implant()
-    official = None if implant is None else implant.voxels > 0
+    official = job.source.read_piece(complete.grid)
     try:
         frame = estimate_frame(complete.voxels, complete.grid, template, case=job.source.name)
     except CaseRefused as error:

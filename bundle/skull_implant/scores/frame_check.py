@@ -190,9 +190,9 @@ def _pieces(source: Source, complete: Volume, frame: CanonicalFrame, seed: int) 
     """Defect -> the bone it takes, (X, Y, Z) bool. The draws depend on the case's name, not on its place in a list."""
     generator = np.random.default_rng([seed, *source.name.encode()])
     pieces = {}
-    official = source.read_implant()
+    official = source.read_piece(complete.grid)
     if official is not None:
-        pieces["official"] = complete.voxels & (official.voxels > 0)
+        pieces["official"] = complete.voxels & official
     pieces["facial"] = cut_native(complete, frame, native_slab(complete, frame, generator))
     pieces["hemicraniectomy"] = cut_native(complete, frame, draw_cranial_hole(generator, "hemicraniectomy"))
     return pieces

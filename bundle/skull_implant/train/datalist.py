@@ -58,7 +58,7 @@ class LabeledSource(Source):
         """What is labeled 2, or what the label has more than an image that is a mask; None if that is nothing.
 
         Raises:
-            InputError: the label is not the whole skull, because the mask is mostly outside.
+            InputError: the label is not the whole skull, because the mask is mostly outside, or they are on two grids.
         """
         if self.label is None:
             return None
@@ -66,7 +66,12 @@ class LabeledSource(Source):
         piece = labels.voxels == 2
         if not piece.any():
             image = read_case(self.skull)
-            if image.is_mask and image.volume.grid.size == labels.grid.size:
+            if image.is_mask:
+                if not image.volume.grid.same_as(labels.grid):
+                    raise InputError(
+                        f"{self.label.name}: label must lie on the grid of {self.skull.name}, another arrived; "
+                        "resample it, or give bone as 1 and the implant as 2"
+                    )
                 bone, whole = image.volume.voxels > 0, labels.voxels > 0
                 if 2 * np.count_nonzero(bone & whole) < np.count_nonzero(bone):
                     raise InputError(

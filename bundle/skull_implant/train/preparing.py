@@ -23,7 +23,7 @@ from bundle.skull_implant.frame.vault_template import VaultTemplate, average_tem
 from bundle.skull_implant.input.image_file import image_extension
 from bundle.skull_implant.input.reading import case_name, read_case
 from bundle.skull_implant.train.dataset_folder import PARTS, write_datalist, write_skull
-from bundle.skull_implant.volume import Volume
+from bundle.skull_implant.volume import Grid, Volume
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,19 @@ class Source:
     def read_implant(self) -> Volume | None:
         """The official defect's piece, or None."""
         return read_case(self.implant).volume if self.implant else None
+
+    def read_piece(self, grid: Grid) -> np.ndarray | None:
+        """The official defect's piece, (X, Y, Z) bool on the skull's grid, or None.
+
+        Raises:
+            InputError: it is stored on another grid.
+        """
+        implant = self.read_implant()
+        if implant is None:
+            return None
+        if not implant.grid.same_as(grid):
+            raise InputError(f"{self.name}: its implant must lie on the skull's grid, another arrived; resample it")
+        return implant.voxels > 0
 
 
 def find_sources(folder: Path) -> list[Source]:
