@@ -96,6 +96,18 @@ def test_each_skull_is_encoded_as_often_in_each_class_as_asked(
         torch.testing.assert_close(torch.from_numpy(codes[6 * index]), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_what_fills_a_skulls_own_hole_is_in_no_statistic(network: SkullCompleter, tmp_path: Path) -> None:
+    folder = str(small_dataset(tmp_path, training=3, defective=2).folder)
+    plain, more = (SkullDataset(folder, "training", BOX.spatial_size, defective=each) for each in (False, True))
+    found = []
+    for dataset in (plain, more):
+        fit_latent_statistics(network, SkullBatches(dataset, 4), draws=(1, 2, 2))
+        found.append({name: value.clone() for name, value in network.named_buffers()})
+
+    assert len(more) > len(plain)
+    assert [name for name, value in found[0].items() if not torch.equal(value, found[1][name])] == []
+
+
 def test_the_seed_decides_the_defects(network: SkullCompleter, dataset: SkullDataset, cutter: DefectCutter) -> None:
     first, again, other = (encode_classes(network, dataset, cutter, (1, 2, 2), seed)[0] for seed in (1, 1, 2))
 

@@ -66,7 +66,7 @@ def encode_classes(
 
     Args:
         network: with standardization.
-        dataset: skulls.
+        dataset: skulls; those with a hole of their own are left out, because a guess fills it.
         cutter: cuts the defects.
         draws: volumes a skull of complete, cranial, facial.
         seed: of the defects.
@@ -77,7 +77,7 @@ def encode_classes(
     network.eval()
     generator = np.random.default_rng(seed)
     codes, kinds, owners = [], [], []
-    for index in range(len(dataset)):
+    for index in range(dataset.complete_count):
         item = dataset[index]
         official = item["implant"] if dataset.has_implant[index] else None
         wanted = [kind for kind, count in enumerate(draws) for _ in range(count)]
@@ -96,7 +96,7 @@ def fit_latent_statistics(
     draws: Sequence[int] = (1, 24, 8),
     seed: int = 0,
 ) -> None:
-    """Set centroids, DEV and the classifier, from training skulls only.
+    """Set centroids, DEV and the classifier, from complete training skulls only.
 
     `DEV = mean(z_complete) - mean(z_defective)` for each defect class (Li et al. 2022); every skull weighs the same
     in every mean.
@@ -120,7 +120,7 @@ def fit_latent_statistics(
     _set(network.class_bias, classifier.intercept_)
     logger.info("classes told apart on the training skulls: %.1f %%", 100 * classifier.score(codes, kinds))
     network.dev_slope.zero_()
-    complete = np.stack([codes[(owners == owner) & (kinds == 0)].mean(0) for owner in range(len(dataset))])
+    complete = np.stack([codes[(owners == owner) & (kinds == 0)].mean(0) for owner in range(dataset.complete_count)])
     for index, name in enumerate(DEFECT_CLASSES if conditional else ()):
         own = kinds == index + 1
         step = complete[owners[own]] - codes[own]
