@@ -184,6 +184,15 @@ def test_a_curve_ends_before_the_epoch_that_is_run_again(tmp_path: Path) -> None
         assert [(row["epoch"], row["dice"]) for row in csv.DictReader(file)] == [("1", "5"), ("2", "1.0"), ("3", "1.0")]
 
 
+def test_a_device_may_be_a_text(tiny_dataset: Path, tmp_path: Path) -> None:
+    words = ("--dataset_dir", tiny_dataset, "--output_dir", tmp_path, "--model_file", tmp_path / "model.pt")
+    lengths = ("--stage1_epochs", 1, "--stage2_epochs", 1)
+
+    done = run_module("monai.bundle", "run", "training", "--config_file", SMOKE, *words, *lengths, "--device", "cpu")
+
+    assert (done.status, (tmp_path / "model.pt").is_file()) == (0, True), done.stderr
+
+
 def test_another_seed_gives_other_weights(tiny_dataset: Path, tmp_path: Path) -> None:
     lengths = {"stage1_epochs": 1, "stage2_epochs": 1}
     first = train(tiny_dataset, tmp_path / "0", **lengths)
