@@ -270,6 +270,9 @@ def test_finetuning_changes_the_decoder_and_the_statistics_of_a_model_alone(
         ("finetune", "finetuning", (), "nowhere: dataset_dir must hold a dataset.json"),
         ("facial", "facial_training", ("--start_model", "no.pt"), "no.pt: model_file must exist"),
         ("holes", "hole_training", ("--start_model", "no.pt"), "no.pt: model_file must exist"),
+        ("compact", "training", ("--stage1_epochs", "0"), "stage1_epochs must be a whole number of 1 or more, got 0"),
+        ("compact", "training", ("--stage2_epochs", "1.5"), "stage2_epochs must be a whole number of 1 or more, got"),
+        ("facial", "facial_training", ("--facial_epochs", "0"), "facial_epochs must be a whole number of 1 or more"),
     ],
 )
 def test_what_a_training_lacks_is_said_in_one_line_before_any_work(

@@ -53,13 +53,13 @@ def as_input_error(error: BaseException) -> InputError | None:
     return None
 
 
-def exit_if_refused(check: Callable[..., Any], *arguments: Any) -> Any:
+def exit_if_refused(check: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     """What a check returns; one line on stderr and exit status 1, before any work, where it raises an InputError.
 
     For configs: what MONAI raises from a component is a traceback of many lines.
     """
     try:
-        return check(*arguments)
+        return check(*arguments, **named)
     except InputError as error:
         print(str(error), file=sys.stderr)
         sys.exit(1)

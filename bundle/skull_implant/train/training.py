@@ -15,6 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.model.network import SkullCompleter, SkullVAE
 from bundle.skull_implant.train import processes
 from bundle.skull_implant.train.losses import SkullDiceLoss, kl_divergence
@@ -89,6 +90,13 @@ class StageTwoStep:
         dice = self.loss(logits.float(), images, known)
         update(engine.optimizer, dice)
         return {"dice": dice.detach() / int(batch["volumes"])}
+
+
+def check_epochs(**epochs: int) -> None:
+    """Raise InputError where a stage, by the name of its setting, would have no epoch."""
+    for name, count in epochs.items():
+        if not isinstance(count, int) or count < 1:
+            raise InputError(f"{name} must be a whole number of 1 or more, got {count!r}; leave it out for the default")
 
 
 class ResumableCheckpoint:
