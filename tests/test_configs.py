@@ -8,15 +8,13 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigWorkflow
 from monai.bundle.config_item import ComponentLocator, ConfigComponent, ConfigExpression
 
 from bundle.skull_implant.commands.overrides import flags, names_a_key, refuse_unknown_overrides
@@ -247,24 +245,6 @@ def test_monai_finds_every_property_that_it_requires_for_inference(tmp_path: Pat
 
 def test_inference_stands_alone() -> None:
     assert [leaf for leaf in leaves(load("inference.yaml")) if isinstance(leaf, str) and leaf.startswith("%")] == []
-
-
-def test_the_unet_learns_in_two_cycles_each_down_to_no_learning_rate() -> None:
-    parser = ConfigParser({"parts": [torch.nn.Parameter(torch.zeros(1))]})
-    for name in ("train.yaml", "compact.yaml", "unet.yaml"):
-        parser.config.update(load(name))
-    parser["unet#optimizer#params"] = "@parts"
-    scheduler, rates = parser.get_parsed_content("unet#scheduler"), []
-    for _ in range(parser["unet_epochs"]):
-        rates.append(scheduler.get_last_lr()[0])
-        scheduler.optimizer.step()
-        scheduler.step()
-
-    first = parser["unet_restart"]
-    assert rates[0] == rates[first] == parser["learning_rate"]
-    assert rates[first - 1] < 0.01 * rates[0]
-    assert rates[-1] < 0.01 * rates[0]
-    assert all(before > after for cycle in (rates[:first], rates[first:]) for before, after in pairwise(cycle))
 
 
 def test_metadata_has_every_field_that_monai_and_the_model_zoo_read() -> None:
