@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -184,6 +185,49 @@ def test_a_curve_ends_before_the_epoch_that_is_run_again(tmp_path: Path) -> None
         assert [(row["epoch"], row["dice"]) for row in csv.DictReader(file)] == [("1", "5"), ("2", "1.0"), ("3", "1.0")]
 
 
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [({"beta": 0.0001}, "beta"), ({"seed": 1, "batch_size": 4}, "batch_size, seed"), ({"deformation": None}, "deform")],
+    ids=str,
+)
+def test_a_checkpoint_does_not_go_on_with_other_settings(
+    tiny_dataset: Path, tmp_path: Path, changed: dict[str, Any], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lengths = {"stage1_epochs": 1, "stage2_epochs": 1}
+    train(tiny_dataset, tmp_path, **lengths)
+    before = (tmp_path / "model.pt").read_bytes()
+
+    with pytest.raises(SystemExit):
+        train(tiny_dataset, tmp_path, **lengths, **changed)
+
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"stage1.pt: holds a training with other settings ({named}" in line
+    assert line.endswith("differ); name another output_dir or pass --resume False")
+    assert (tmp_path / "model.pt").read_bytes() == before
+
+
+def test_a_longer_stage_1_begins_stage_2_anew(tiny_dataset: Path, tmp_path: Path) -> None:
+    first = train(tiny_dataset, tmp_path / "run", stage2_epochs=1)
+    longer = train(tiny_dataset, tmp_path / "run", stage1_epochs=3, stage2_epochs=1)
+    stage1 = torch.load(tmp_path / "run" / "stage1.pt", weights_only=True)["network"]
+
+    assert epochs(tmp_path / "run" / "stage2.csv") == [1]
+    assert not torch.equal(first["encoder.mean.weight"], longer["encoder.mean.weight"])
+    assert any(torch.equal(longer["encoder.mean.weight"], value) for value in stage1.values())
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on(tiny_dataset: Path, tmp_path: Path) -> None:
+    train(tiny_dataset, tmp_path, stage1_epochs=1, stage2_epochs=1)
+    for path in tmp_path.glob("stage?.pt"):
+        content = torch.load(path, weights_only=True)
+        del content["settings"]
+        torch.save(content, path)
+
+    train(tiny_dataset, tmp_path, stage1_epochs=1, stage2_epochs=2, seed=1)
+
+    assert epochs(tmp_path / "stage2.csv") == [1, 2]
+
+
 def test_a_device_may_be_a_text(tiny_dataset: Path, tmp_path: Path) -> None:
     words = ("--dataset_dir", tiny_dataset, "--output_dir", tmp_path, "--model_file", tmp_path / "model.pt")
     lengths = ("--stage1_epochs", 1, "--stage2_epochs", 1)
@@ -261,6 +305,33 @@ def test_finetuning_changes_the_decoder_and_the_statistics_of_a_model_alone(
     assert not any(name.startswith("latent") for name in changed)
     assert SkullCompleter.from_file(tmp_path / "model.pt").box.spatial_size == (32, 32, 32)
     assert not (tmp_path / "stage1.csv").exists()
+
+
+@pytest.mark.parametrize("changed", ["start_model", "dataset"])
+def test_finetuning_does_not_go_on_with_another_model_or_other_skulls(
+    tiny_dataset: Path,
+    trained: tuple[Path, Outcome],
+    tmp_path: Path,
+    changed: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    starts = [trained[0] / "model.pt", tmp_path / "other.pt"]
+    state = torch.load(starts[0], weights_only=True)
+    torch.save({**state, "decoder.linear.weight": 0.5 * state["decoder.linear.weight"]}, starts[1])
+    datasets = [tiny_dataset, tmp_path / "fewer"]
+    shutil.copytree(tiny_dataset, datasets[1])
+    content = json.loads((tiny_dataset / "dataset.json").read_text())
+    (datasets[1] / "dataset.json").write_text(json.dumps({**content, "training": content["training"][:-1]}))
+
+    def finetune(start: Path, dataset: Path) -> None:
+        configs = (*SMOKE, "configs/finetune.yaml")
+        train(dataset, tmp_path / "run", configs, "finetuning", start_model=str(start), stage2_epochs=1)
+
+    finetune(starts[0], datasets[0])
+    with pytest.raises(SystemExit):
+        finetune(starts[changed == "start_model"], datasets[changed == "dataset"])
+
+    assert f"stage2.pt: holds a training with other settings ({changed} differ)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.frame.canonical_grid import CanonicalBox
 from bundle.skull_implant.frame.skull_mask import clean_binary_mask
 from bundle.skull_implant.frame.vault_template import VaultTemplate
+from bundle.skull_implant.hashes import hash_files
 from bundle.skull_implant.input.image_file import read_header, read_voxels
 from bundle.skull_implant.input.reading import case_name, read_case
 from bundle.skull_implant.model.network import SkullCompleter
@@ -114,6 +115,15 @@ def check_dataset(dataset_dir: str | Path) -> None:
         read_datalist(path)
     else:
         DatasetFolder(path)
+
+
+def dataset_hash(dataset_dir: str | Path) -> str:
+    """SHA-256 that tells one training set from another, by the content of its cases.
+
+    Raises:
+        InputError: neither of what :func:`open_dataset` takes.
+    """
+    return hash_files([open_dataset(dataset_dir).folder / DATALIST])
 
 
 def prepare_datalist(path: Path, spatial_size: tuple[int, int, int] = (256, 256, 128)) -> Path:

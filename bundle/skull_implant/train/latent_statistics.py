@@ -15,6 +15,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold
 from torch import nn
 
+from bundle.skull_implant.hashes import hash_weights
 from bundle.skull_implant.model.network import DEFECT_CLASSES, LATENT_CLASSES, SkullCompleter
 from bundle.skull_implant.model.shipped_weights import is_own, register_weights
 from bundle.skull_implant.train import processes
@@ -167,6 +168,11 @@ def fit_step(
 def check_completer(model_file: str | Path) -> None:
     """Raise InputError where a file is no completer."""
     SkullCompleter.from_file(model_file)
+
+
+def completer_hash(model_file: str | Path) -> str:
+    """SHA-256 of a model file."""
+    return hash_weights(Path(model_file))
 
 
 def save_completer(network: nn.Module, model_file: str | Path) -> None:

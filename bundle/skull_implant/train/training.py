@@ -107,13 +107,26 @@ class ResumableCheckpoint:
         parts: name -> object with `state_dict` and `load_state_dict`: network, optimizer, scheduler.
         batches: loader whose `epoch` counter is set when resuming.
         resume: False starts anew, whatever the file holds.
+        settings: name -> value of what the training is of, all but its number of epochs. A file with others is refused.
+        frozen: beginning of the names of those weights of the network that the stage is given and leaves as they are. A
+            file in which they are others is passed over.
     """
 
-    def __init__(self, path: str | Path, parts: dict[str, Any], batches: Any, resume: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        parts: dict[str, Any],
+        batches: Any,
+        resume: bool = True,
+        settings: Mapping[str, Any] | None = None,
+        frozen: str = "",
+    ) -> None:
         self.path = Path(path)
         self.parts = parts
         self.batches = batches
         self.resume = resume
+        self.settings = {name: _as_text(value) for name, value in (settings or {}).items()}
+        self.frozen = frozen
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -121,10 +134,24 @@ class ResumableCheckpoint:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def load(self, engine: Engine) -> None:
-        """Restore the last epoch, if there is one."""
+        """Restore the last epoch, if there is one.
+
+        Raises:
+            InputError: it is of a training with other settings.
+        """
         if not (self.resume and self.path.is_file()):
             return
         content = torch.load(self.path, map_location=engine.state.device, weights_only=True)
+        kept = content.get("settings", {})  # earlier versions wrote none
+        changed = [name for name, value in self.settings.items() if kept.get(name, value) != value]
+        if changed:
+            raise InputError(
+                f"{self.path}: holds a training with other settings ({', '.join(changed[:4])} differ); "
+                "name another output_dir or pass --resume False"
+            )
+        if self.frozen and not self._begins_alike(content["network"]):
+            logger.info("%s: begun anew, what it goes on from has been trained on", self.path.name)
+            return
         for name, part in self.parts.items():
             planned = getattr(part, "T_max", 0)
             part.load_state_dict(content[name])
@@ -142,10 +169,20 @@ class ResumableCheckpoint:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         content: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
-        content |= {"epoch": engine.state.epoch, "rng": torch.get_rng_state()}
+        content |= {"epoch": engine.state.epoch, "rng": torch.get_rng_state(), "settings": self.settings}
         partial = self.path.with_suffix(".partial")
         torch.save(content, partial)
         os.replace(partial, self.path)
+
+    def _begins_alike(self, kept: Mapping[str, torch.Tensor]) -> bool:
+        """Whether the weights that a file's training was given are those of the network."""
+        given = {name: value for name, value in self.parts["network"].state_dict().items() if name in kept}
+        return all(torch.equal(value, kept[name]) for name, value in given.items() if name.startswith(self.frozen))
+
+
+def _as_text(value: Any) -> str:
+    """A setting as a checkpoint keeps it; a number is the same as 1 and as 1.0."""
+    return str(float(value)) if isinstance(value, int | float) else str(value)
 
 
 def _replan(scheduler: torch.optim.lr_scheduler.CosineAnnealingLR, epochs: int) -> None:
