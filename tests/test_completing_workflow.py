@@ -262,6 +262,12 @@ def test_a_result_is_not_overwritten_unless_asked(
     assert by_monai.status == 1
     assert by_monai.stderr == refused.stderr
     assert contents(tmp_path) == before
+    with_words = run_module(
+        *("monai.bundle", "run", "--config_file", INFERENCE, "--overwrite", "false", "--device", "auto"),
+        *("--dataset_dir", ct, "--output_dir", tmp_path, "--model_file", knowing_model),
+    )
+    assert with_words.stderr == refused.stderr
+    assert contents(tmp_path) == before
 
     assert run_module(*words, "--overwrite").status == 0
     assert "head.v1/implant.nii.gz" in contents(tmp_path)

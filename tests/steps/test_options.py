@@ -22,6 +22,15 @@ def test_text_from_a_table_counts_as_the_numbers_it_shows() -> None:
     assert (type(options.threshold_hu), type(options.fit_steps)) == (float, int)
 
 
+@pytest.mark.parametrize("key", ["keep_agreement", "keep_decoded", "secondary_capture", "overwrite"])
+@pytest.mark.parametrize(
+    ("value", "meant"), [("false", False), ("no", False), (0, False), ("True", True), ("yes", True)]
+)
+def test_a_boolean_may_be_the_text_that_a_command_line_leaves(key: str, value: Any, meant: bool) -> None:
+    """The text `false` is true to Python: an earlier result was replaced for it."""
+    assert getattr(read_options(**RIGHT, **{key: value}), key) is meant
+
+
 def test_of_a_list_of_choices_the_first_counts() -> None:
     assert read_options(**{**RIGHT, "defect_class": ["cranial", "auto", "facial"]}).defect_class == "cranial"
 

@@ -81,14 +81,15 @@ def run_or_exit(evaluator: Engine, writer: CaseWriter) -> None:
         sys.exit(1)
 
 
-def exit_on_bad_settings(model_file: str | Path, options: Options) -> None:
+def exit_on_bad_settings(model_file: str | Path, options: Options, device: str | torch.device) -> None:
     """One line on stderr and exit status 1, before MONAI builds anything and would wrap the error in its own."""
-    exit_if_refused(_check_settings, model_file, options)
+    exit_if_refused(_check_settings, model_file, options, device)
 
 
-def _check_settings(model_file: str | Path, options: Options) -> None:
+def _check_settings(model_file: str | Path, options: Options, device: str | torch.device) -> None:
     if options.problem is not None:
         raise options.problem
+    choose_device(device)
     SkullCompleter.from_file(model_file)
 
 
@@ -149,7 +150,7 @@ def as_it_is(key: str, value: Any) -> Any:
     return value
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str | torch.device) -> torch.device:
     """A device by name; "auto" is the GPU where there is one.
 
     Raises:

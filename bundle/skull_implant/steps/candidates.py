@@ -195,17 +195,17 @@ class Alternatives:
             gamma = self.gamma + step
             yield f"gamma_{gamma:g}", gamma, self._decoded(self._code(gamma), gamma)
         for number in itertools.count():
-            yield f"sample_{number + 1}", self.gamma, self.sample(number)
+            yield f"sample_{number + 1}", *self.sample(number)
 
-    def sample(self, number: int) -> Volume:
-        """The implant of one random draw; the same number gives the same one."""
+    def sample(self, number: int) -> tuple[float, Volume]:
+        """Gamma and implant of one random draw; the same number gives the same one."""
         random = np.random.default_rng([self.rules.seed, number])
         if self.has_plate:
-            return self._moved(self._posterior.sample(random))
+            return self.gamma, self._moved(self._posterior.sample(random))
         code = self._code(self.gamma)
         noise = torch.from_numpy(random.standard_normal(len(code))).to(code)
         gamma = self.gamma * math.exp(self.rules.facial_log_sd * random.standard_normal())
-        return self._decoded(code + self._code_deviation * noise, gamma)
+        return gamma, self._decoded(code + self._code_deviation * noise, gamma)
 
     @cached_property
     def _plate(self) -> Plate:
@@ -252,5 +252,5 @@ def agreement_map(alternatives: Alternatives, skull: Volume, samples: int) -> Vo
     """
     count = np.zeros(skull.voxels.shape, np.uint8, order="F")
     for number in range(samples):
-        count += alternatives.sample(number).voxels
+        count += alternatives.sample(number)[1].voxels
     return Volume(np.rint(count * np.float32(100.0 / samples)).astype(np.uint8), skull.grid)

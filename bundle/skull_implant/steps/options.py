@@ -9,7 +9,7 @@ from typing import Any
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.model.inferers import CompletionInferer
 
-BOOLEANS = {"true": True, "1": True, "false": False, "0": False, "": False}
+BOOLEANS = {"true": True, "1": True, "false": False, "0": False, "": False, "yes": True, "no": False}
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,9 @@ class Options:
         rim_fit: fit the decoded skull to the bone around the defect.
         candidates: implants to choose from, the recommended one included.
         keep_agreement: make the agreement map.
+        keep_decoded: also write the decoder's own skull.
+        secondary_capture: also write the preview as DICOM.
+        overwrite: replace an earlier result.
         problem: what was wrong; the other fields are then the defaults, and nothing may be computed from them.
     """
 
@@ -34,6 +37,9 @@ class Options:
     rim_fit: bool = True
     candidates: int = 1
     keep_agreement: bool = False
+    keep_decoded: bool = False
+    secondary_capture: bool = False
+    overwrite: bool = False
     problem: InputError | None = None
 
 
@@ -45,6 +51,9 @@ def read_options(
     rim_fit: Any,
     candidates: Any = 1,
     keep_agreement: Any = False,
+    keep_decoded: Any = False,
+    secondary_capture: Any = False,
+    overwrite: Any = False,
 ) -> Options:
     """Make options of what arrives, and keep what is wrong with it in `problem`.
 
@@ -58,7 +67,10 @@ def read_options(
         fit_steps: a whole number or its text, 0 to 1000.
         rim_fit: a Boolean or its text.
         candidates: a whole number or its text, 1 to 20.
-        keep_agreement: a Boolean or its text.
+        keep_agreement: a Boolean or its text, as fire leaves `false` and `no`.
+        keep_decoded: a Boolean or its text.
+        secondary_capture: a Boolean or its text.
+        overwrite: a Boolean or its text.
     """
     chosen = defect_class[0] if isinstance(defect_class, list | tuple) and defect_class else defect_class
     try:
@@ -70,6 +82,9 @@ def read_options(
             _boolean("rim_fit", rim_fit),
             _whole("candidates", candidates, 1, 20),
             _boolean("keep_agreement", keep_agreement),
+            _boolean("keep_decoded", keep_decoded),
+            _boolean("secondary_capture", secondary_capture),
+            _boolean("overwrite", overwrite),
         )
     except InputError as error:
         return Options(problem=error)

@@ -23,6 +23,9 @@ class ReviewRules:
 
     Args:
         maximum_tilt_deg: heads tilted more than this are rare in the training skulls.
+        size_range: of the head along each axis against the mean vault; the training skulls lie between 0.92 and 1.18.
+        maximum_residual_mm: distance of the bone from the fitted mean vault: beyond the training skulls' it is another
+            thing, or lies otherwise than the scan's orientation says.
         minimum_coverage: share of the vault that has bone; less is a huge hole or a cropped scan.
         minimum_agreement: DSC of decoded skull and bone near the bone; less, and the model does not know this head.
         minimum_class_probability: of the defect's class against the other one.
@@ -40,6 +43,8 @@ class ReviewRules:
     """
 
     maximum_tilt_deg: float = 30.0
+    size_range: tuple[float, float] = (0.85, 1.2)
+    maximum_residual_mm: float = 2.2
     minimum_coverage: float = 0.6
     minimum_agreement: float = 0.6
     minimum_class_probability: float = 0.6
@@ -150,6 +155,7 @@ def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -
     probability = report["class_probability"][kind] / max(defects, 1e-9)
     below_ml = data.get("below_vault_ml", 0.0)
     acquisitions = report["input"].get("acquisitions", 1)
+    sizes, residual_mm = frame["size_relative_to_mean_vault"], frame["distance_from_mean_vault_mm"]
     found = [
         (
             acquisitions > 1,
@@ -158,6 +164,16 @@ def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -
         (
             implant["volume_ml"] == 0,
             "no hole found, the implant is empty; try another --defect_class or --threshold_hu",
+        ),
+        (
+            min(sizes) < rules.size_range[0] or max(sizes) > rules.size_range[1],
+            f"the head is {' x '.join(f'{size:.2f}' for size in sizes)} of the mean one, the model knows "
+            f"{rules.size_range[0]:g} to {rules.size_range[1]:g}",
+        ),
+        (
+            residual_mm > rules.maximum_residual_mm,
+            f"bone lies {residual_mm:.1f} mm from the mean vault, more than {rules.maximum_residual_mm:g}; see that "
+            "the scan's orientation is right",
         ),
         (tilt > rules.maximum_tilt_deg, f"head tilted by {tilt} degrees, more than {rules.maximum_tilt_deg:g}"),
         (
