@@ -21,6 +21,7 @@ from bundle.skull_implant.frame.canonical_grid import CanonicalBox
 from bundle.skull_implant.frame.vault_rays import VaultRays
 from bundle.skull_implant.model.facial_network import FacialNetwork, make_facial_network
 from bundle.skull_implant.model.unrolled_vault import HEIGHTS_MM
+from bundle.skull_implant.volume import Volume
 from tests.made_up_skulls import ball, egg_template, pose, shell
 
 EGG = egg_template()
@@ -75,6 +76,24 @@ def test_a_wrong_vault_is_corrected_inside_the_hole(decoded: np.ndarray, bone: t
 
     assert after > before + 0.05
     assert after > 0.88
+
+
+def test_below_a_gamma_of_one_only_a_share_of_the_correction_is_made(bone: tuple[np.ndarray, np.ndarray]) -> None:
+    """Else the hole is closed at a gamma of 0 as well, which is to reconstruct the input."""
+    share, _ = bone
+    open_vault = np.where(ball(COARSE.coordinates().numpy(), HOLE, 32.0), 0.0, _share(HEAD, COARSE)).astype(np.float32)
+    skull = Volume(share > 0.5, FINE.grid(HEAD))
+
+    def closed(gamma: float, decoded: np.ndarray) -> float:
+        fitted = RimFit(errors=TableErrors(), bridge_share=0.0).refine(decoded, skull, HEAD, COARSE, EGG, gamma)
+        inside = ball(fitted.box.coordinates().numpy(), HOLE, 26.0)
+        return float(fitted.probability[inside].sum())
+
+    nothing, half, whole, more = (closed(gamma, open_vault) for gamma in (0.0, 0.5, 1.0, 2.0))
+
+    assert nothing == closed(-1.0, open_vault) < 0.02 * whole
+    assert half == pytest.approx((nothing + whole) / 2, rel=1e-3)
+    assert more == whole
 
 
 def test_a_right_vault_stays_where_it_is(bone: tuple[np.ndarray, np.ndarray]) -> None:

@@ -120,9 +120,18 @@ class RimFit:
         return cls(TableModel.of(completer), HoleCompletion.of(completer), completer.facial_network)
 
     def refine(
-        self, probability: np.ndarray, skull: Volume, frame: CanonicalFrame, box: CanonicalBox, template: VaultTemplate
+        self,
+        probability: np.ndarray,
+        skull: Volume,
+        frame: CanonicalFrame,
+        box: CanonicalBox,
+        template: VaultTemplate,
+        gamma: float = 1.0,
     ) -> Refined:
         """Corrected probability and share of bone on a grid of twice the voxels along coarse axes.
+
+        The correction closes the hole whatever was decoded there, so below a gamma of 1 it is made by that share only:
+        at 0 the decoder's own skull is left.
 
         Args:
             probability: (X, Y, Z) decoded, on the network's grid.
@@ -130,10 +139,14 @@ class RimFit:
             frame: of this case.
             box: the network's canonical box.
             template: mean vault.
+            gamma: that it was decoded with.
         """
         fine = box.finer(self.fine_mm)
         bone = to_canonical(skull, frame, fine)
         corrected, expected_dsc = self.correct(probability, bone, frame, box, fine, template)
+        if gamma < 1.0:
+            decoded = _on_grid(probability, box, fine).reshape(fine.spatial_size)
+            corrected = decoded + np.float32(max(gamma, 0.0)) * (corrected - decoded)
         return Refined(corrected, bone, fine, expected_dsc)
 
     def correct(
@@ -159,7 +172,7 @@ class RimFit:
         bone = rays.sample(bone_share, fine, scales, template)
         vault = self._fitted(rays.tables(rays.sample(probability, box, scales, template)), bone)
         points = VaultPoints.of(fine, rays, scales, template)
-        result = sample_box(probability, box, fine.coordinates().numpy().reshape(3, -1).T.astype(np.float64))
+        result = _on_grid(probability, box, fine)
         result[points.voxels] = self._moved(probability, box, points, vault)
         if self.holes is None:
             return result.reshape(fine.spatial_size), float("nan")
@@ -284,3 +297,8 @@ class RimFit:
         deviation = np.where(trusted, decoded - base, 0.0)
         smooth = base + self.errors.plate.smooth(deviation, np.broadcast_to(trusted, decoded.shape).astype(float))
         return doubtful, np.where(doubtful, smooth, decoded)
+
+
+def _on_grid(values: np.ndarray, box: CanonicalBox, fine: CanonicalBox) -> np.ndarray:
+    """Values (X, Y, Z) of a box at the voxels of a finer grid of it, (N,)."""
+    return sample_box(values, box, fine.coordinates().numpy().reshape(3, -1).T.astype(np.float64))

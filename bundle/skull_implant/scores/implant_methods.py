@@ -96,7 +96,9 @@ class CompleterMethod:
         defect_class = DEFECT_CLASSES[int(output["class_index"][0])]
         fitted = Refined(output["pred"][0, 0].numpy(), bone, box)
         if self.rim_fit is not None and defect_class == "cranial":
-            fitted = self.rim_fit.refine(fitted.probability, case.skull, case.frame, box, self.template)
+            fitted = self.rim_fit.refine(
+                fitted.probability, case.skull, case.frame, box, self.template, self.inferer.gamma
+            )
         elif self.facial_fit is not None and defect_class == "facial":
             fitted = self.facial_fit.refine(fitted, case.skull, case.frame, output["code"][0], self.inferer.gamma)
         design = _cleaned(fitted.probability, fitted.bone_share, case, fitted.box, self.template, defect_class)

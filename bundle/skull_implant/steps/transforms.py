@@ -245,11 +245,11 @@ class Implantd(CaseTransform):
         """
         skull, frame, cranial = data["skull"], data["frame"], data["defect_class"] == "cranial"
         fitted = Refined(probability, np.asarray(data["image"].cpu())[0], self.box)
+        gamma = float(data["gamma"]) if gamma is None else gamma
         if self.rim_fit is not None and cranial:
-            fitted = self.rim_fit.refine(probability, skull, frame, self.box, self.template)
+            fitted = self.rim_fit.refine(probability, skull, frame, self.box, self.template, gamma)
         elif self.facial_fit is not None and not cranial:
-            strength = float(data["gamma"]) if gamma is None else gamma
-            fitted = self.facial_fit.refine(fitted, skull, frame, data["code"], strength)
+            fitted = self.facial_fit.refine(fitted, skull, frame, data["code"], gamma)
         probability, share, box, expected_dsc = fitted
         if holes is None:
             holes = find_holes(
