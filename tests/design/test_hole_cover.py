@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from bundle.skull_implant.design.hole_cover import hole_cover
+from bundle.skull_implant.design.hole_cover import HoleCover, hole_cover
 from bundle.skull_implant.frame.canonical_frame import CanonicalFrame
 from bundle.skull_implant.frame.canonical_grid import CanonicalBox, to_canonical
 from bundle.skull_implant.volume import Volume
@@ -32,6 +32,9 @@ class _Head:
         self.whole = shell(self.points, frame, SPHERE)
 
     def cover(self, hole: np.ndarray, implant: np.ndarray) -> float:
+        return self.closed(hole, implant).share
+
+    def closed(self, hole: np.ndarray, implant: np.ndarray) -> HoleCover:
         bone = to_canonical(Volume(self.whole & ~hole, self.grid), self.frame, BOX)
         return hole_cover(Volume(implant, self.grid), bone, self.frame, BOX, SPHERE)
 
@@ -77,3 +80,25 @@ def test_without_an_implant_or_a_hole_there_is_no_share(head: _Head) -> None:
 
     assert np.isnan(head.cover(hole, np.zeros_like(hole)))
     assert np.isnan(head.cover(np.zeros_like(hole), head.whole & hole))
+
+
+def test_a_hole_without_a_piece_is_left_open_by_its_area(head: _Head) -> None:
+    hole, other = ball(head.points, TEMPLE, 28.0), ball(head.points, OTHER_TEMPLE, 10.0)
+    implant = head.whole & hole
+
+    assert head.closed(hole, implant).left_open_mm2 == 0.0
+    assert head.closed(hole | other, implant).left_open_mm2 == pytest.approx(np.pi * 10.0**2, rel=0.2)
+    assert head.closed(hole, np.zeros_like(hole)).left_open_mm2 == pytest.approx(np.pi * 28.0**2, rel=0.1)
+
+
+def test_what_runs_on_below_the_vault_is_not_left_open(head: _Head) -> None:
+    below = head.points[2] < -60.0  # 20 mm above the equator
+
+    assert head.closed(below, np.zeros_like(below)).left_open_mm2 == 0.0
+
+
+def test_an_opening_at_the_orbits_is_the_heads_own(head: _Head) -> None:
+    orbit, behind = (ball(head.points, (0.0, ahead, -70.0), 12.0) for ahead in (78.0, -78.0))
+
+    assert head.closed(orbit, np.zeros_like(orbit)).left_open_mm2 < 40.0
+    assert head.closed(behind, np.zeros_like(behind)).left_open_mm2 > 300.0

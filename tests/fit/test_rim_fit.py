@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -342,3 +342,32 @@ def test_well_inside_the_vault_it_stays_higher_up_too() -> None:
     assert plate_mm.min() > 0.0  # the plate itself is left to the others
     assert np.percentile(plate_mm, 5) > 1.0
     assert _polar_deg()[added].min() > 59.0
+
+
+@dataclass(frozen=True)
+class _Counter(UnrolledBone):
+    """Expects as much as there are rays through a hole."""
+
+    def expected_dsc(self, in_hole: np.ndarray) -> float:
+        return float(in_hole.sum())
+
+
+class _CountingHoles:
+    def __call__(self, bone: np.ndarray, tables: np.ndarray, measured: np.ndarray, rays: VaultRays) -> UnrolledBone:
+        flat = np.zeros((len(HEIGHTS_MM), *rays.shape), np.float32)
+        return _Counter(flat, flat, rays)
+
+
+def test_where_the_scan_ends_there_is_no_hole(bone: tuple[np.ndarray, np.ndarray]) -> None:
+    share, _ = bone
+    below = FINE.coordinates().numpy()[2] < -75.0
+    cropped = np.where(below, 0.0, share).astype(np.float32)
+    fit = RimFit(holes=cast(HoleCompletion, _CountingHoles()), learned_share=0.0)
+
+    def rays_in_hole(share: np.ndarray, seen: np.ndarray | None) -> float:
+        return fit.correct(_share(HEAD, COARSE), share, HEAD, COARSE, FINE, EGG, seen)[1]
+
+    whole, unknown, known = rays_in_hole(share, None), rays_in_hole(cropped, None), rays_in_hole(cropped, ~below)
+
+    assert unknown > 2 * whole
+    assert known == pytest.approx(whole, rel=0.05)

@@ -8,7 +8,15 @@ from scipy.spatial.transform import Rotation
 
 from bundle.skull_implant.design.metrics import dice
 from bundle.skull_implant.frame.canonical_frame import CanonicalFrame
-from bundle.skull_implant.frame.canonical_grid import CanonicalBox, crop_grid, resample, resize, to_canonical, to_native
+from bundle.skull_implant.frame.canonical_grid import (
+    CanonicalBox,
+    crop_grid,
+    resample,
+    resize,
+    scanned,
+    to_canonical,
+    to_native,
+)
 from bundle.skull_implant.volume import Grid, Volume
 from tests.made_up_skulls import ball, canonical_points, pose, scan_grid
 
@@ -196,3 +204,14 @@ def test_resampling_on_the_same_grid_changes_nothing(scan: tuple[CanonicalFrame,
     values = np.random.default_rng(0).random((5, 6, 7)).astype(np.float32)
 
     np.testing.assert_allclose(Volume.from_image(resample(Volume(values, grid), grid)).voxels, values, atol=1e-5)
+
+
+def test_the_whole_grid_is_scanned_but_for_its_border() -> None:
+    frame, box = pose(), CanonicalBox((88, 112, 80))
+    grid = scan_grid(frame, (2.0, 2.0, 2.0), (100.0, 100.0, 100.0))
+    right, anterior, superior = box.coordinates().numpy()
+
+    seen = scanned(grid, frame, box, border_mm=4.0)
+
+    middle = np.maximum.reduce([np.abs(right), np.abs(anterior), np.abs(superior + 80)])
+    np.testing.assert_array_equal(seen, middle < 46.0)

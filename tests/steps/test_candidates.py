@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from bundle.skull_implant.design.hole_cover import HoleCover
 from bundle.skull_implant.design.metrics import dice
 from bundle.skull_implant.fit.rim_fit import RimFit
 from bundle.skull_implant.frame.canonical_grid import to_canonical
@@ -52,6 +53,7 @@ def _case(network: SkullCompleter, defect_class: str = "cranial", hole_mm: float
         "class_index": torch.tensor(DEFECT_CLASSES.index(defect_class)),
         "code": code,
         "code_step": step,
+        "gamma": torch.tensor(1.0),
     }
     data = {"skull": skull, "frame": HEAD, "image": image, "pred": pred}
     return _designer(network)(data)
@@ -142,7 +144,7 @@ def test_those_that_close_a_part_of_the_hole_only_come_last(
     volume = best.implant.voxels.sum()
     monkeypatch.setattr(
         "bundle.skull_implant.steps.transforms.hole_cover",
-        lambda implant, *_: 0.5 if implant.voxels.sum() == volume else 1.0,
+        lambda implant, *_: HoleCover(0.5 if implant.voxels.sum() == volume else 1.0, 0.0),
     )
 
     others = _with(network, case, count=6)["candidates"][1:]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bundle.skull_implant.design.hole_cover import HoleCover
 from bundle.skull_implant.input.reading import Case
 from bundle.skull_implant.steps.report import ReviewRules, describe
 from bundle.skull_implant.surfaces.print_settings import PrintSettings
@@ -16,7 +17,7 @@ from tests.made_up_skulls import pose
 GRID = Grid((20, 20, 20), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))
 
 
-def _report(filled: bool = True, **found: float) -> dict[str, Any]:
+def _report(filled: bool = True, **found: float | HoleCover) -> dict[str, Any]:
     """Of a cranial case without any fault but what is given."""
     skull, implant = np.zeros(GRID.size, bool), np.zeros(GRID.size, bool)
     skull[:10], implant[10:15] = True, filled
@@ -33,21 +34,28 @@ def _report(filled: bool = True, **found: float) -> dict[str, Any]:
 
 
 def test_a_case_without_fault_is_ok() -> None:
-    report = _report(expected_dsc=0.93, hole_cover=1.0)
+    report = _report(expected_dsc=0.93, hole_cover=HoleCover(1.0, 3.04))
 
     assert (report["status"], report["reasons"]) == ("ok", [])
     assert report["implant"]["hole_cover"] == 1.0
+    assert report["implant"]["left_open_mm2"] == 3.0
 
 
 def test_an_implant_in_a_part_of_its_hole_is_for_review() -> None:
-    report = _report(expected_dsc=0.93, hole_cover=0.09)
+    report = _report(expected_dsc=0.93, hole_cover=HoleCover(0.09, 0.0))
 
     assert report["status"] == "review"
     assert report["reasons"] == ["the implant closes 9% of its hole, less than 90%"]
 
 
+def test_a_part_of_the_vault_without_bone_and_implant_is_for_review() -> None:
+    assert _report(hole_cover=HoleCover(1.0, 131.4))["reasons"] == [
+        "131 mm2 of the vault have neither bone nor implant, more than 60; see whether that is a further hole"
+    ]
+
+
 def test_a_share_of_no_hole_is_not_told() -> None:
-    assert "hole_cover" not in _report(hole_cover=float("nan"))["implant"]
+    assert "hole_cover" not in _report(hole_cover=HoleCover(float("nan"), 0.0))["implant"]
 
 
 def test_a_hole_that_the_bone_says_little_about_is_for_review() -> None:

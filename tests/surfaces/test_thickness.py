@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bundle.skull_implant.surfaces.thickness import plate_chords_mm, thickness_mm
-from tests.made_up_plates import OBLIQUE, shell_cap, volume
+from tests.made_up_plates import IDENTITY, OBLIQUE, drawn, shell_cap, volume
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 4, 5, 8])
@@ -31,3 +31,16 @@ def test_thickness_sees_a_step() -> None:
     thickness = thickness_mm(plate_chords_mm(volume(voxels, (1.0, 1.0, 1.0))))
     assert thickness["min"] == pytest.approx(3.0, abs=0.1)
     assert thickness["max"] == pytest.approx(9.0, abs=0.6)
+
+
+def test_a_voxel_step_of_a_tilted_disc_is_no_thin_place() -> None:
+    axis = np.array([np.sin(0.6), 0.0, np.cos(0.6)])
+
+    def inside(points: np.ndarray) -> np.ndarray:
+        height = points @ axis
+        off = np.linalg.norm(points - height[..., None] * axis, axis=-1)
+        return (off < 20.0) & (np.abs(height) < 3.0)
+
+    thickness = thickness_mm(plate_chords_mm(drawn(inside, np.zeros(3), 25.0, IDENTITY, (0.45, 0.45, 1.0))))
+    assert thickness["median"] == pytest.approx(6.0, abs=0.2)
+    assert thickness["min"] > 4.5

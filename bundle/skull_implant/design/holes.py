@@ -70,13 +70,14 @@ def open_parts(
         open_share: of a part's voxels that must see no bone.
         step_mm: along the ray.
     """
-    walls = bony_sides(core, bone_share, frame, box, template, wall_mm, step_mm)
+    walls = np.full(core.shape, 2)
+    walls[core] = np.count_nonzero(bone_beside_mm(core, bone_share, frame, box, template, wall_mm, step_mm), axis=0)
     labels, count = ndimage.label(core & (walls < 2))
     shares = ndimage.mean(walls == 0, labels, range(1, count + 1)) if count else []
     return np.isin(labels, 1 + np.flatnonzero(np.asarray(shares) >= open_share))
 
 
-def bony_sides(
+def bone_beside_mm(
     mask: np.ndarray,
     bone_share: np.ndarray,
     frame: CanonicalFrame,
@@ -85,22 +86,21 @@ def bony_sides(
     wall_mm: float,
     step_mm: float = 1.0,
 ) -> np.ndarray:
-    """On how many sides, outwards and inwards, rays from the vault's center meet bone, (X, Y, Z) int; 2 off the mask.
+    """How much bone rays from the vault's center meet outwards and inwards of a mask's P voxels, (2, P) mm.
 
-    Arguments as for :func:`open_parts`.
+    Voxels are in the order of `np.argwhere(mask)`; arguments as for :func:`open_parts`.
     """
-    sides = np.full(mask.shape, 2, np.int8)
     index = np.argwhere(mask)
     points = index * box.spacing_mm + box.affine[:3, 3] - vault_center(frame.scales, template)
     direction = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-6) / box.spacing_mm
     solid = (bone_share > 0.4).astype(np.uint8)
     way = np.arange(step_mm, wall_mm + step_mm, step_mm)
-    walls = np.zeros(len(index), int)
-    for side in (1.0, -1.0):
+    met = np.zeros((2, len(index)))
+    for bone_mm, side in zip(met, (1.0, -1.0), strict=True):
         samples = index[:, :, None] + side * direction[:, :, None] * way  # (P, 3, S) voxel indices
-        walls += ndimage.map_coordinates(solid, samples.transpose(1, 0, 2), order=0, mode="constant").any(axis=1)
-    sides[tuple(index.T)] = walls
-    return sides
+        along = ndimage.map_coordinates(solid, samples.transpose(1, 0, 2), order=0, mode="constant")
+        bone_mm[:] = along.sum(axis=1) * step_mm
+    return met
 
 
 def further_holes(

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from bundle.skull_implant.design.holes import bony_sides, further_holes, open_parts
+from bundle.skull_implant.design.holes import bone_beside_mm, further_holes, open_parts
 from bundle.skull_implant.design.implant_seam import with_seam
 from bundle.skull_implant.frame.canonical_frame import CanonicalFrame
-from bundle.skull_implant.frame.canonical_grid import CanonicalBox, crop_grid, to_native
+from bundle.skull_implant.frame.canonical_grid import CanonicalBox, crop_grid, scanned, to_native
 from bundle.skull_implant.frame.vault_rays import vault_center
 from bundle.skull_implant.frame.vault_template import VAULT_END_DEG, VaultTemplate
 from bundle.skull_implant.mask_morphology import distance_mm, far_from_bone, large_components, opened
@@ -25,8 +25,10 @@ class ImplantRules:
         level: probability above which the decoded skull is bone.
         core_mm: the hole's core is decoded bone at least this far from the patient's bone; a film never is.
         reach_mm: beyond `core_mm`, how far the implant may reach from its core towards and over the rim.
-        corner_mm: of a cranial implant, how far from its core it may reach where rays from the vault's center meet no
-            bone and half a core fits: into corners, such as the drill holes of a craniotomy, but not into a saw's cut.
+        corner_mm: of a cranial implant, how far from its core it may reach where rays from the vault's center meet
+            hardly any bone and half a core fits: into corners, such as the drill holes of a craniotomy, but not into a
+            saw's cut.
+        grazed_mm: so much bone is hardly any: a drill hole's wall that a ray grazes, not a plate.
         opening_mm: radius of the ball that must fit everywhere in the implant but at its seam with the bone.
         seam_mm: of decoded bone, what the opening took at the seam comes back where a ball of this radius does not fit
             between implant and bone; else the implant's edge would be round and leave a groove.
@@ -49,6 +51,7 @@ class ImplantRules:
     core_mm: float = 4.0
     reach_mm: float = 1.5
     corner_mm: float = 12.0
+    grazed_mm: float = 2.0
     opening_mm: float = 1.0
     seam_mm: float = 2.0
     shell_mm: tuple[float, float] = (20.0, 8.0)
@@ -70,7 +73,8 @@ class Holes:
 
     Args:
         cores: (X, Y, Z) bool each, canonical: what is decoded far from all bone, the largest first.
-        corners: (X, Y, Z) bool, canonical: around the cores on rays that meet no bone; None in a face, which has none.
+        corners: (X, Y, Z) bool, canonical: around the cores on rays that meet hardly any bone; None in a face, which
+            has none.
         below_ml: how much of the first goes on below the vault, towards the skull base, where no implant is designed.
     """
 
@@ -141,7 +145,9 @@ def find_holes(
     holes = [cores[0], *further_holes(cores, bone_share, frame, box, template)]
     spacing = tuple(float(mm) for mm in box.spacing_mm)
     around = in_vault & (distance_mm(np.any(holes, axis=0), spacing) <= rules.corner_mm)
-    corners = around & (bony_sides(around, bone_share, frame, box, template, rules.wall_mm) == 0)
+    beside_mm = bone_beside_mm(around, bone_share, frame, box, template, rules.wall_mm)
+    corners = np.zeros_like(around)
+    corners[around] = beside_mm.sum(0) <= rules.grazed_mm
     corners = opened(corners, spacing, rules.core_mm / 2)
     return Holes(holes, corners, _below_vault_ml(far, cores[0], frame, box, template))
 
@@ -185,16 +191,6 @@ def fill_holes(
         if piece.sum() * skull.grid.voxel_ml >= rules.minimum_ml:
             implant[window] |= piece
     return Volume(implant, skull.grid)
-
-
-def scanned(grid: Grid, frame: CanonicalFrame, box: CanonicalBox, border_mm: float) -> np.ndarray:
-    """Canonical voxels (X, Y, Z) that the scan shows, at least `border_mm` from its end."""
-    to_index = grid.inverse_affine @ frame.affine
-    points = box.coordinates().numpy()
-    index = np.tensordot(to_index[:3, :3], points, axes=1) + to_index[:3, 3, None, None, None]
-    margin = border_mm / np.asarray(grid.spacing)[:, None, None, None]
-    size = np.asarray(grid.size)[:, None, None, None]
-    return np.asarray(np.all((index > margin - 0.5) & (index < size - 0.5 - margin), axis=0))
 
 
 def vault_shell(

@@ -20,7 +20,7 @@ from bundle.skull_implant.fit.table_errors import TableErrors
 from bundle.skull_implant.fit.table_model import TableModel, nearest_filled
 from bundle.skull_implant.fit.vault_points import VaultPoints
 from bundle.skull_implant.frame.canonical_frame import CanonicalFrame
-from bundle.skull_implant.frame.canonical_grid import CanonicalBox, to_canonical
+from bundle.skull_implant.frame.canonical_grid import CanonicalBox, scanned, to_canonical
 from bundle.skull_implant.frame.vault_rays import VaultRays, sample_box
 from bundle.skull_implant.frame.vault_template import VaultTemplate
 from bundle.skull_implant.model.facial_network import FINE_MM, THIN_BONE, FacialNetwork, missing_in
@@ -94,6 +94,7 @@ class RimFit:
             doubts leaves openings where its probability falls below one half.
         bridge_deg: polar angle down to which openings are bridged; below are the orbits and the ears.
         doubt_deg: decoded bone nearer to an opening is doubtful too.
+        shown_mm: from there to there above the fitted outer vault the scan must show a ray that may lie in a hole.
     """
 
     tables: TableModel | None = None
@@ -113,6 +114,7 @@ class RimFit:
     bridge_share: float = 0.3
     bridge_deg: float = 95.0
     doubt_deg: float = 6.0
+    shown_mm: tuple[float, float] = (-8.0, 2.0)
 
     @classmethod
     def of(cls, completer: SkullCompleter) -> RimFit:
@@ -143,7 +145,8 @@ class RimFit:
         """
         fine = box.finer(self.fine_mm)
         bone = to_canonical(skull, frame, fine)
-        corrected, expected_dsc = self.correct(probability, bone, frame, box, fine, template)
+        seen = scanned(skull.grid, frame, fine, 0.0)
+        corrected, expected_dsc = self.correct(probability, bone, frame, box, fine, template, seen)
         if gamma < 1.0:
             decoded = _on_grid(probability, box, fine).reshape(fine.spatial_size)
             corrected = decoded + np.float32(max(gamma, 0.0)) * (corrected - decoded)
@@ -157,6 +160,7 @@ class RimFit:
         box: CanonicalBox,
         fine: CanonicalBox,
         template: VaultTemplate,
+        seen: np.ndarray | None = None,
     ) -> tuple[np.ndarray, float]:
         """The corrected probability of skull (U, V, W) float32 on a finer grid, and the implant's expected DSC.
 
@@ -167,10 +171,15 @@ class RimFit:
             box: the network's canonical box.
             fine: the same box at a finer grid.
             template: mean vault.
+            seen: (U, V, W) bool, what the scan shows; None for all. Where it ends there is no hole.
         """
         rays, scales = self.rays, frame.scales
         bone = rays.sample(bone_share, fine, scales, template)
-        vault = self._fitted(rays.tables(rays.sample(probability, box, scales, template)), bone)
+        vault = self._fitted(
+            rays.tables(rays.sample(probability, box, scales, template)),
+            bone,
+            np.ones(rays.shape, bool) if seen is None else self._within(seen, fine, scales, template),
+        )
         points = VaultPoints.of(fine, rays, scales, template)
         result = _on_grid(probability, box, fine)
         result[points.voxels] = self._moved(probability, box, points, vault)
@@ -186,17 +195,25 @@ class RimFit:
         nearest = learned.rays.nearest_in(rays)
         return result.reshape(fine.spatial_size), learned.expected_dsc(vault.in_hole[nearest][:, nearest])
 
-    def _fitted(self, decoded: np.ndarray, bone: np.ndarray) -> FittedVault:
+    def _within(self, seen: np.ndarray, box: CanonicalBox, scales: np.ndarray, template: VaultTemplate) -> np.ndarray:
+        """Rays (N, N) bool whose part near the outer vault the scan shows."""
+        height = self.rays.heights_mm
+        near = (height >= self.shown_mm[0]) & (height <= self.shown_mm[1])
+        shown = self.rays.sample(seen.astype(np.float32), box, scales, template)[:, near] > 0.5
+        return np.asarray(shown.all(1).reshape(self.rays.shape))
+
+    def _fitted(self, decoded: np.ndarray, bone: np.ndarray, within: np.ndarray) -> FittedVault:
         """The decoder's tables (2, N, N) mm and what they are wrong by.
 
         Args:
             decoded: NaN where there are none.
             bone: (N * N, H), share of the patient's bone along the rays.
+            within: (N, N) bool, rays that the scan shows.
         """
         real = self.rays.tables(bone)
         bare = np.logical_not((bone > 0.4).any(1)).reshape(self.rays.shape)
         usual = None if self.tables is None else self.tables.complete_plates(real, self.rays)
-        in_hole = self._in_hole(bare, decoded)
+        in_hole = self._in_hole(bare, decoded) & within
         bridged, decoded = self._bridged(bare & (self.rays.polar_deg < self.bridge_deg), decoded, usual)
         decoded = np.stack([nearest_filled(table) for table in decoded])
         expected = self._expected(decoded, usual)

@@ -97,6 +97,16 @@ def to_native(values: np.ndarray, frame: CanonicalFrame, box: CanonicalBox, grid
     return Volume.from_image(resample(canonical, grid)).voxels
 
 
+def scanned(grid: Grid, frame: CanonicalFrame, box: CanonicalBox, border_mm: float) -> np.ndarray:
+    """Canonical voxels (X, Y, Z) that the scan shows, at least `border_mm` from its end."""
+    to_index = grid.inverse_affine @ frame.affine
+    points = box.coordinates().numpy()
+    index = np.tensordot(to_index[:3, :3], points, axes=1) + to_index[:3, 3, None, None, None]
+    margin = border_mm / np.asarray(grid.spacing)[:, None, None, None]
+    size = np.asarray(grid.size)[:, None, None, None]
+    return np.asarray(np.all((index > margin - 0.5) & (index < size - 0.5 - margin), axis=0))
+
+
 def resize(mask: np.ndarray, box: CanonicalBox, spatial_size: tuple[int, int, int]) -> np.ndarray:
     """The same box at another grid size: share of bone in each new voxel, (X, Y, Z) float32."""
     if tuple(mask.shape) == tuple(spatial_size):

@@ -152,9 +152,10 @@ class Candidatesd(CaseTransform):
             if data["defect_class"] != "cranial":  # a face has no rim to measure at
                 rim, cover = RimScore(*[math.nan] * 4), math.nan
             elif implant is first:
-                rim, cover = data["rim"], data["hole_cover"]
+                rim, cover = data["rim"], data["hole_cover"].share
             else:
-                rim, cover = self.designer.measure(implant, data)
+                rim, closed = self.designer.measure(implant, data)
+                cover = closed.share
             return Candidate(name, implant, gamma, rim, dsc, cover)
 
         found = [measured(RECOMMENDED, first, self.gamma, 1.0)]

@@ -13,7 +13,7 @@ import torch
 from monai.transforms import Transform
 from scipy import ndimage
 
-from bundle.skull_implant.design.hole_cover import hole_cover
+from bundle.skull_implant.design.hole_cover import HoleCover, hole_cover
 from bundle.skull_implant.design.implant import Holes, ImplantRules, fill_holes, find_holes
 from bundle.skull_implant.design.rim_metrics import RimScore, rim_gap_and_step
 from bundle.skull_implant.errors import InputError
@@ -270,8 +270,8 @@ class Implantd(CaseTransform):
             rules=self.rules,
         )
 
-    def measure(self, implant: Volume, data: CaseData) -> tuple[RimScore, float]:
-        """How a cranial implant meets the bone, and the share of its hole that it closes."""
+    def measure(self, implant: Volume, data: CaseData) -> tuple[RimScore, HoleCover]:
+        """How a cranial implant meets the bone, and what it closes."""
         frame, made = data["frame"], data["completion"]
         rim = rim_gap_and_step(implant.voxels, data["skull"], frame, self.template)
         return rim, hole_cover(implant, made.bone_share, frame, made.box, self.template)

@@ -10,12 +10,15 @@ from bundle.skull_implant.surfaces.clearance import Clearance
 from bundle.skull_implant.surfaces.solid import level_set, solid
 from bundle.skull_implant.volume import Volume
 
+BESIDE_MM = 1.5  # a dimple narrower than twice this is no thickness of the plate
+
 
 def plate_chords_mm(mask: Volume, *, clearance: Clearance | None = None, maximum_samples: int = 20_000) -> np.ndarray:
     """How thick a plate is all over, measured across its middle surface.
 
     Samples are voxels half-way between two faces: there the distance map is flat, its gradient at most one half (two
-    middle layers), against 0.7 where the ridges run into the corners of a rim and 1 elsewhere. From each, the line
+    middle layers), against 0.7 where the ridges run into the corners of a rim and 1 elsewhere; but not within 1.5 mm of
+    much deeper ones, where a voxel's step in the surface looks like a middle. From each, the line
     through the nearest surface point is followed to the opposite face; the chord is the thickness, if its sample halves
     it (within a voxel). Finer than twice the distance map, which is a voxel short where a plate is an even number of
     voxels thick. Within 2 % on flat plates of any number of voxels.
@@ -64,7 +67,9 @@ def _middle_voxels(field: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     inside = field > 0.5
     depth = ndimage.distance_transform_edt(inside, sampling=spacing)
     slope = np.sqrt(sum(along**2 for along in np.gradient(depth, *spacing)))
-    middle = np.argwhere(inside & (slope < 0.6))
+    window = 2 * np.maximum(1, np.rint(BESIDE_MM / spacing)).astype(int) + 1
+    deepest = ndimage.maximum_filter(depth, size=tuple(window))
+    middle = np.argwhere(inside & (slope < 0.6) & (depth >= 0.7 * deepest))
     return middle if len(middle) else np.argwhere(field == field.max())
 
 
