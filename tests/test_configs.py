@@ -183,7 +183,7 @@ def test_an_overlay_names_only_keys_of_train_yaml_or_reads_its_own(name: str) ->
 def test_every_training_checks_what_it_needs_before_it_runs(name: str) -> None:
     config = load(name)
     lists = [value for value in config.values() if isinstance(value, list)]
-    works = ("trainer.run)", "trainer.run()", "@device))")
+    works = ("trainer.run)", "trainer.run()", "@chosen_device))")
     for steps in (each for each in lists if any(str(step).endswith(works) for step in each)):
         if steps is config.get("site_finetuning"):
             continue  # on the server, which made dataset and model itself

@@ -232,9 +232,18 @@ def test_a_device_may_be_a_text(tiny_dataset: Path, tmp_path: Path) -> None:
     words = ("--dataset_dir", tiny_dataset, "--output_dir", tmp_path, "--model_file", tmp_path / "model.pt")
     lengths = ("--stage1_epochs", 1, "--stage2_epochs", 1)
 
-    done = run_module("monai.bundle", "run", "training", "--config_file", SMOKE, *words, *lengths, "--device", "cpu")
+    done = run_module("monai.bundle", "run", "training", "--config_file", SMOKE, *words, *lengths, "--device", "auto")
 
     assert (done.status, (tmp_path / "model.pt").is_file()) == (0, True), done.stderr
+
+
+def test_a_device_that_is_not_there_is_one_line_before_any_work(tiny_dataset: Path, tmp_path: Path) -> None:
+    words = ("--dataset_dir", str(tiny_dataset), "--output_dir", str(tmp_path / "run"), "--device", "gpu")
+    done = run_module("monai.bundle", "run", "training", "--config_file", SMOKE, *words)
+
+    assert done.status == 1
+    assert done.stderr.splitlines()[-1] == "device must be auto, cpu or cuda, got 'gpu'"
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_seed_gives_other_weights(tiny_dataset: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from bundle.skull_implant.model.network import SkullCompleter
 from bundle.skull_implant.scores import evaluation
 from bundle.skull_implant.scores.evaluation import evaluate
 from bundle.skull_implant.scores.score_table import SITES, read_scores, refused_scores, write_csv
+from bundle.skull_implant.scores.scored_methods import methods_of
 from bundle.skull_implant.scores.scoring_protocol import Protocol, person_jobs
 from bundle.skull_implant.train.latent_statistics import save_completer
 from bundle.skull_implant.train.preparing import find_sources
@@ -61,6 +62,22 @@ def one_method(files: dict[str, Path], **changes: Any) -> Protocol:
     return Protocol(
         {"VAE": (model, 1.0, 0, False)}, str(files["dataset"]), **{"varied_holes": 0, "baselines": False} | changes
     )
+
+
+def test_networks_run_on_the_device_that_is_asked_for(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[tuple[str, object]] = []
+    to = torch.nn.Module.to
+
+    def noted(network: torch.nn.Module, where: Any = None, **others: Any) -> torch.nn.Module:
+        moved.append((type(network).__name__, where))
+        return network if where == "cuda:7" else to(network, **others)
+
+    monkeypatch.setattr(torch.nn.Module, "to", noted)
+    protocol = one_method(files, unet=str(files["folder"] / "unet.pt"), device="cuda:7")
+
+    methods_of(protocol)
+
+    assert {("SkullCompleter", "cuda:7"), ("ImplantUNet", "cuda:7")} <= set(moved)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -78,7 +79,9 @@ def evaluate(source_dir: str, output_dir: str, protocol: Protocol, workers: int 
     done = len(jobs) - len(left)
     if done or scored:
         logger.info("%d of %d persons are in %s/scores.csv already", done, len(jobs), folder)
-    with ProcessPoolExecutor(workers, initializer=_single_thread) as pool:
+    # A forked process cannot use a GPU that its parent has used.
+    start = None if torch.device(protocol.device).type == "cpu" else multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=start, initializer=_single_thread) as pool:
         found = pool.map(partial(_score_person, protocol=protocol), *zip(*left, strict=True)) if left else []
         for (job, _), (new_implants, new_skulls) in zip(left, found, strict=True):
             implants = _in_order(implants + new_implants, jobs, names)
@@ -237,12 +240,12 @@ def _whole_skulls(
             continue
         network = method.network
         bone, whole = (to_canonical(volume, case.frame, network.box) for volume in (case.skull, complete))
-        image = torch.from_numpy(bone)[None, None]
+        image = torch.from_numpy(bone)[None, None].to(network.dev)
         with torch.no_grad():
-            decoded = network.decode(network.encode(image))[0, 0].numpy()
+            decoded = network.decode(network.encode(image))[0, 0].cpu().numpy()
         rows.append(SkullScore(job.part, job.source.name, name, f"REC {task}", dice(decoded > 0.5, bone > 0.5)))
         if task in DEFECT_CLASSES:
-            decoded = CompletionInferer(method.inferer.gamma, task)(image, network)["pred"][0, 0].numpy()
+            decoded = CompletionInferer(method.inferer.gamma, task)(image, network)["pred"][0, 0].cpu().numpy()
             rows.append(SkullScore(job.part, job.source.name, name, f"CMP {task}", dice(decoded > 0.5, whole > 0.5)))
     return rows
 

@@ -92,7 +92,8 @@ class CompleterMethod:
         """The implant, of the class that the model finds."""
         box = self.network.box
         bone = to_canonical(case.skull, case.frame, box)
-        output = self.inferer(torch.from_numpy(bone)[None, None], self.network)
+        image = torch.from_numpy(bone)[None, None].to(self.network.dev)
+        output = {name: value.cpu() for name, value in self.inferer(image, self.network).items()}
         defect_class = DEFECT_CLASSES[int(output["class_index"][0])]
         fitted = Refined(output["pred"][0, 0].numpy(), bone, box)
         if self.rim_fit is not None and defect_class == "cranial":
@@ -176,7 +177,8 @@ class UNetMethod:
         """The implant, wherever it is."""
         box = self.network.box
         bone = to_canonical(case.skull, case.frame, box)
-        missing = self.network.missing(torch.from_numpy(bone)[None, None])[0, 0].numpy()
+        image = torch.from_numpy(bone)[None, None].to(next(self.network.parameters()))
+        missing = self.network.missing(image)[0, 0].cpu().numpy()
         return _cleaned(np.minimum(bone + missing, 1.0), bone, case, box, self.template, ANYWHERE)
 
 

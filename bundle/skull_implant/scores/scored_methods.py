@@ -34,7 +34,8 @@ def methods_of(protocol: Protocol) -> dict[str, ImplantMethod]:
     Raises:
         InputError: a file cannot be read, or a shape model is wanted of a model that has none.
     """
-    own = _completer(protocol.own_model)
+    device = protocol.device
+    own = _completer(protocol.own_model, device)
     template = aligning_template(protocol)
     methods: dict[str, ImplantMethod] = {}
     if protocol.baselines:
@@ -48,9 +49,9 @@ def methods_of(protocol: Protocol) -> dict[str, ImplantMethod]:
             )
         methods["PCA shape model"] = ShapeModelMethod(TableCompletion(tables), own.box, template)
     if protocol.unet:
-        methods["U-Net"] = UNetMethod(_unet(protocol.unet), template)
+        methods["U-Net"] = UNetMethod(_unet(protocol.unet, device), template)
     for name, (model_file, gamma, steps, rim_fit) in protocol.all_models.items():
-        network = _completer(model_file)
+        network = _completer(model_file, device)
         inferer = CompletionInferer(gamma, code_fit=CodeFit(steps))
         fit = RimFit.of(network) if rim_fit else None
         if rim_fit == WITHOUT_DEFECT_NETWORKS:
@@ -62,17 +63,17 @@ def methods_of(protocol: Protocol) -> dict[str, ImplantMethod]:
 
 def aligning_template(protocol: Protocol) -> VaultTemplate:
     """The mean vault that all skulls of a protocol are aligned with."""
-    return _completer(protocol.own_model).template
+    return _completer(protocol.own_model, protocol.device).template
 
 
 @lru_cache(maxsize=8)
-def _completer(model_file: str) -> SkullCompleter:
-    return SkullCompleter.from_file(model_file)
+def _completer(model_file: str, device: str) -> SkullCompleter:
+    return SkullCompleter.from_file(model_file).to(device)
 
 
 @lru_cache(maxsize=1)
-def _unet(path: str) -> ImplantUNet:
-    return ImplantUNet.from_file(path)
+def _unet(path: str, device: str) -> ImplantUNet:
+    return ImplantUNet.from_file(path).to(device)
 
 
 @lru_cache(maxsize=1)

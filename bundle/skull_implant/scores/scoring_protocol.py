@@ -41,6 +41,7 @@ class Protocol:
         whole_skulls: also score whole decoded skulls, as the method paper does, of the models without further steps.
         threshold_hu: where the source is CT.
         seed: of holes, slabs and persons.
+        device: that the networks run on; shape model, baselines and the fit to the rim are NumPy's.
 
     Raises:
         InputError: a number of varied holes that no person can have, or an unknown rim fit.
@@ -58,6 +59,7 @@ class Protocol:
     whole_skulls: bool = True
     threshold_hu: float = 300.0
     seed: int = 0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if not 0 <= self.varied_holes <= len(SITES):
