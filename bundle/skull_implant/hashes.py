@@ -19,7 +19,7 @@ def hash_files(files: Sequence[Path]) -> str:
     Raises:
         OSError: one cannot be read.
     """
-    digests = sorted(_sha256(path) for path in [*files, *(data for path in files for data in _data_files(path))])
+    digests = sorted(hash_file(path) for path in [*files, *(data for path in files for data in _data_files(path))])
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -41,7 +41,7 @@ def bundle_state(configs: Path = CONFIGS) -> tuple[str, str]:
     """
     try:
         version = str(json.loads((configs / "metadata.json").read_text(encoding="utf-8"))["version"])
-        return version, _sha256(configs / "inference.yaml")
+        return version, hash_file(configs / "inference.yaml")
     except (OSError, ValueError, KeyError, TypeError) as error:
         rule = "metadata.json and inference.yaml must be there and whole"
         raise InputError(f"configs: {rule} ({type(error).__name__}); install the bundle again") from error
@@ -49,10 +49,15 @@ def bundle_state(configs: Path = CONFIGS) -> tuple[str, str]:
 
 @lru_cache(maxsize=4)
 def _hash_once(path: Path, _modified_ns: int, _size: int) -> str:
-    return _sha256(path)
+    return hash_file(path)
 
 
-def _sha256(path: Path) -> str:
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

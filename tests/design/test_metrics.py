@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from bundle.skull_implant.design.metrics import ImplantScore, boundary_dice, dice, hausdorff95, score_implant, summarize
+from bundle.skull_implant.design.metrics import ImplantScore, boundary_dice, dice, hausdorff95, score_implant
 from bundle.skull_implant.volume import Volume
 
 ORACLE = Path(__file__).parents[1] / "data" / "metric_oracle"
@@ -108,22 +108,6 @@ def test_an_empty_truth_cannot_be_scored() -> None:
 def test_masks_of_different_grids_are_refused() -> None:
     with pytest.raises(ValueError, match="share a grid"):
         dice(np.zeros((4, 4, 4)), np.zeros((4, 4, 5)))
-
-
-def test_summary_counts_failures_and_lets_them_pull_dice_down() -> None:
-    scores = [ImplantScore(0.9, 0.8, 2.0, False), ImplantScore(0.7, 0.6, 4.0, False), ImplantScore(0, 0, np.inf, True)]
-    summary = summarize(scores)
-    assert (summary["cases"], summary["failed"]) == (3, 1)
-    assert summary["dsc_mean"] == pytest.approx(1.6 / 3)
-    assert summary["bdsc_median"] == pytest.approx(0.6)
-    assert summary["hd95_mm_mean"] == pytest.approx(3.0)
-    assert summary["hd95_mm_median"] == pytest.approx(4.0)
-
-
-def test_when_half_of_the_cases_fail_the_median_distance_is_infinite() -> None:
-    scores = [ImplantScore(0.9, 0.8, 2.0, False), ImplantScore(0, 0, np.inf, True)]
-    assert summarize(scores)["hd95_mm_median"] == np.inf
-    assert np.isnan(summarize(scores[1:])["hd95_mm_mean"])
 
 
 @pytest.mark.realdata

@@ -48,14 +48,6 @@ def test_samples_have_the_covariance_of_the_rim_fits_prior_given_no_change_at_th
     np.testing.assert_allclose(both, 0.3 * np.diag(expected), atol=0.1 * expected.max())
 
 
-def test_the_mean_of_a_table_deviates_as_the_covariance_says() -> None:
-    covered = PLATE[HOLE]
-
-    expected = np.sqrt(_dense_covariance()[np.ix_(covered, covered)].mean())
-
-    assert POSTERIOR.mean_deviation_mm() == pytest.approx(expected, rel=1e-6)
-
-
 @pytest.mark.parametrize(
     ("which", "thickness", "bulge"), [("thicker", 1, 0), ("thinner", -1, 0), ("rounder", 0, 1), ("flatter", 0, -1)]
 )
@@ -63,7 +55,8 @@ def test_a_limit_moves_one_mean_by_so_many_standard_deviations_and_not_the_other
     which: str, thickness: int, bulge: int
 ) -> None:
     outer, inner = POSTERIOR.limit(which, 2.0)[:, PLATE]
-    each = POSTERIOR.mean_deviation_mm()
+    covered = PLATE[HOLE]
+    each = np.sqrt(_dense_covariance()[np.ix_(covered, covered)].mean())  # of the mean of one table
 
     # Of two means that correlate by 0.3.
     assert np.mean(outer - inner) == pytest.approx(thickness * 2.0 * np.sqrt(2.0 * (1 - 0.3)) * each)

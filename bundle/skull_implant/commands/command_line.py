@@ -87,7 +87,7 @@ def _refuse_wrong_flags(function: Callable[..., Any], arguments: list[str]) -> N
     for number, argument in enumerate(arguments):
         if skip:
             skip = False
-        elif _is_flag(argument):
+        elif is_flag(argument):
             name, equals, _ = argument.removeprefix("--").partition("=")
             name = name.replace("-", "_")
             known = name in parameters or (name.startswith("no") and name[2:] in parameters)
@@ -96,7 +96,7 @@ def _refuse_wrong_flags(function: Callable[..., Any], arguments: list[str]) -> N
                 _stop(f"{function.__name__}: no flag {argument.partition('=')[0]}; known: {flags}", USAGE_ERROR)
             given.add(name)
             following = arguments[number + 1] if number + 1 < len(arguments) else "--"
-            skip = not equals and not _is_flag(following)
+            skip = not equals and not is_flag(following)
         else:
             positional += 1
     missing = [name for name in required[positional:] if name not in given]
@@ -105,7 +105,7 @@ def _refuse_wrong_flags(function: Callable[..., Any], arguments: list[str]) -> N
         _stop(f"{function.__name__}: wants {wanted}, got {positional} arguments; see --help", USAGE_ERROR)
 
 
-def _is_flag(argument: str) -> bool:
+def is_flag(argument: str) -> bool:
     """As fire sees it, which would take `-z 2` for a flag that it tells is unknown after the work is done."""
     return argument.startswith("--") or re.match("-[a-zA-Z]", argument) is not None
 

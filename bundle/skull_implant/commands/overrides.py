@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 import monai.bundle
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
+
+from bundle.skull_implant.commands.command_line import is_flag
 
 USAGE_ERROR = 2
 
@@ -59,12 +60,12 @@ def flags(words: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     value_is_next = False
     for word, following in zip(words, [*words[1:], "--"], strict=True):
-        if value_is_next or not _is_flag(word):
+        if value_is_next or not is_flag(word):
             value_is_next = False
             continue
         name, equals, value = word.lstrip("-").partition("=")
         name = name.replace("-", "_")
-        value_is_next = not equals and not _is_flag(following)
+        value_is_next = not equals and not is_flag(following)
         if equals or value_is_next:
             found[name] = DefaultParseValue(value if equals else following)
         else:
@@ -85,7 +86,3 @@ def names_a_key(override: str, config: dict[str, Any]) -> bool:
             return "_target_" in node
         node = node[part]
     return True
-
-
-def _is_flag(word: str) -> bool:
-    return word.startswith("--") or re.match("-[a-zA-Z]", word) is not None

@@ -58,31 +58,6 @@ def score_implant(
     )
 
 
-def summarize(scores: Sequence[ImplantScore]) -> dict[str, float]:
-    """Mean and median over cases, with the failures counted.
-
-    A failed case enters every Dice figure as 0. It has no distance, so `hd95_mm_mean` is over the cases that have one
-    (nan if none has) and must be shown beside `failed`; `hd95_mm_median` counts it as infinitely far.
-
-    Raises:
-        ValueError: no scores.
-    """
-    if not scores:
-        raise ValueError("no scores to summarize")
-    dsc, bdsc, hd95_mm = np.array([(score.dsc, score.bdsc, score.hd95_mm) for score in scores], dtype=float).T
-    found = hd95_mm[np.isfinite(hd95_mm)]
-    return {
-        "cases": len(scores),
-        "failed": sum(score.failed for score in scores),
-        "dsc_mean": float(dsc.mean()),
-        "dsc_median": float(np.median(dsc)),
-        "bdsc_mean": float(bdsc.mean()),
-        "bdsc_median": float(np.median(bdsc)),
-        "hd95_mm_mean": float(found.mean()) if found.size else float("nan"),
-        "hd95_mm_median": float(np.median(hd95_mm)),
-    }
-
-
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     """Dice coefficient of two masks, 0..1; 0 when either is empty, also when both are.
 

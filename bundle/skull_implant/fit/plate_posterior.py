@@ -67,12 +67,6 @@ class PlatePosterior:
         drawn = np.sqrt(self.correlation) * both + np.sqrt(1.0 - self.correlation) * np.stack(single)
         return self._maps(self.deviation_mm * drawn)
 
-    def mean_deviation_mm(self) -> float:
-        """Standard deviation of one table's mean change over the plate."""
-        solve, _ = self._system
-        covered = self.plate[self.hole].astype(float)
-        return float(self.deviation_mm * np.sqrt(covered @ solve(covered)) / max(covered.sum(), 1.0))
-
     @cached_property
     def _system(self) -> tuple[Solver, sparse.csr_matrix]:
         """Solves with the precision of one table's rays in the hole, and a root of it (R, C)."""

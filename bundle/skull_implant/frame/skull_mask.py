@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from bundle.skull_implant.bounding_box import bounding_box
 from bundle.skull_implant.errors import CaseRefused
+from bundle.skull_implant.mask_morphology import large_components
 from bundle.skull_implant.volume import Volume
 
 
@@ -125,7 +126,7 @@ def head_depth_mm(
     head = _opened_largest(tissue | _cavities(tissue), holder_radius_mm, spacing)
     head = ~_opened_largest(~head, cavity_radius_mm, spacing)
     if head.sum() * np.prod(spacing) / 1000.0 < minimum_head_ml or not (~tissue).any():
-        bone = _largest(coarse >= bone_hu)
+        bone = large_components(coarse >= bone_hu)
         return np.where(_depth_mm(~bone, spacing) <= 6.0, np.float32(99.0), np.float32(-99.0)), factors
     return np.where(head, _depth_mm(head, spacing), -_depth_mm(~head, spacing)), factors
 
@@ -170,13 +171,8 @@ def _cavities(mask: np.ndarray) -> np.ndarray:
 
 def _opened_largest(mask: np.ndarray, radius_mm: float, spacing: tuple[float, ...]) -> np.ndarray:
     """The largest part of the mask that a ball of this radius can roll through."""
-    core = _largest(_depth_mm(mask, spacing) > radius_mm)
+    core = large_components(_depth_mm(mask, spacing) > radius_mm)
     return core if not core.any() else mask & (_depth_mm(~core, spacing) <= radius_mm)
-
-
-def _largest(mask: np.ndarray) -> np.ndarray:
-    labels, count = ndimage.label(mask)
-    return mask if count == 0 else labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
 
 
 class _Blocks:

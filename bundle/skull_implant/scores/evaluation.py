@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 
 from bundle.skull_implant.design.metrics import ImplantScore, dice, score_implant
@@ -43,6 +42,7 @@ from bundle.skull_implant.scores.scoring_protocol import PersonJob, Protocol, pe
 from bundle.skull_implant.speed.peak_memory import measured
 from bundle.skull_implant.steps.report import ReviewRules
 from bundle.skull_implant.synthetic.native_defects import native_pieces, planned_pieces
+from bundle.skull_implant.threads import single_thread
 from bundle.skull_implant.train.preparing import find_sources
 from bundle.skull_implant.volume import Volume
 
@@ -81,7 +81,7 @@ def evaluate(source_dir: str, output_dir: str, protocol: Protocol, workers: int 
         logger.info("%d of %d persons are in %s/scores.csv already", done, len(jobs), folder)
     # A forked process cannot use a GPU that its parent has used.
     start = None if torch.device(protocol.device).type == "cpu" else multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=start, initializer=_single_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=start, initializer=single_thread) as pool:
         found = pool.map(partial(_score_person, protocol=protocol), *zip(*left, strict=True)) if left else []
         for (job, _), (new_implants, new_skulls) in zip(left, found, strict=True):
             implants = _in_order(implants + new_implants, jobs, names)
@@ -248,8 +248,3 @@ def _whole_skulls(
             decoded = CompletionInferer(method.inferer.gamma, task)(image, network)["pred"][0, 0].cpu().numpy()
             rows.append(SkullScore(job.part, job.source.name, name, f"CMP {task}", dice(decoded > 0.5, whole > 0.5)))
     return rows
-
-
-def _single_thread() -> None:
-    torch.set_num_threads(1)
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
-import torch
 from scipy.spatial.transform import Rotation
 
 from bundle.skull_implant.design.implant import design_implant
@@ -22,6 +20,7 @@ from bundle.skull_implant.frame.canonical_grid import CanonicalBox, to_canonical
 from bundle.skull_implant.frame.vault_template import VaultTemplate
 from bundle.skull_implant.synthetic.defects import draw_cranial_hole
 from bundle.skull_implant.synthetic.native_defects import cut_native, native_slab
+from bundle.skull_implant.threads import single_thread
 from bundle.skull_implant.train.preparing import Source, find_sources
 from bundle.skull_implant.volume import Volume
 
@@ -87,7 +86,7 @@ def check_frames(
     checks = [check if number in with_ceiling else replace(check, boxes=()) for number in chosen]
     sources = [sources[number] for number in chosen]
     found: list[Measurement] = []
-    with ProcessPoolExecutor(workers, initializer=_single_thread) as pool:
+    with ProcessPoolExecutor(workers, initializer=single_thread) as pool:
         for number, measured in enumerate(pool.map(check_case, sources, checks), start=1):
             found += measured
             logger.info("%d of %d: %s", number, len(sources), measured[0].case)
@@ -196,8 +195,3 @@ def _pieces(source: Source, complete: Volume, frame: CanonicalFrame, seed: int) 
     pieces["facial"] = cut_native(complete, frame, native_slab(complete, frame, generator))
     pieces["hemicraniectomy"] = cut_native(complete, frame, draw_cranial_hole(generator, "hemicraniectomy"))
     return pieces
-
-
-def _single_thread() -> None:
-    torch.set_num_threads(1)
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

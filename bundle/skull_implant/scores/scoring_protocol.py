@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bundle.skull_implant.errors import InputError
-from bundle.skull_implant.hashes import bundle_state
+from bundle.skull_implant.hashes import bundle_state, hash_file
 from bundle.skull_implant.scores.score_table import SITES
 from bundle.skull_implant.train.datalist import open_dataset
 from bundle.skull_implant.train.dataset_folder import DATALIST
@@ -171,6 +170,6 @@ def _datalist(dataset_dir: str) -> Path:
 def _digest(path: str | Path) -> str:
     """SHA-256 of a file's content."""
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return hash_file(Path(path))
     except OSError as error:
         raise InputError(f"{path}: must be a file that can be read ({error.strerror}); check the path") from error

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import time
 from pathlib import Path
 from typing import Any
+
+from bundle.skull_implant.hashes import hash_file
 
 WEIGHTS = "model.pt"
 RECORD = "site_training.json"
@@ -30,7 +31,7 @@ def read_record(models: Path) -> dict[str, Any]:
     path = models / RECORD
     if path.is_file():
         return dict(json.loads(path.read_text()))
-    return {"released": _sha256(models / WEIGHTS), "trainings": []}
+    return {"released": hash_file(models / WEIGHTS), "trainings": []}
 
 
 def write_record(models: Path, record: dict[str, Any]) -> None:
@@ -59,8 +60,8 @@ def carry_over(old: Path, new: Path) -> str:
         return ""
     record = read_record(old)
     trained = [each["time"] for each in record["trainings"] if each["replaced"]]
-    changed = _sha256(old / WEIGHTS) != record["released"]
-    if record["released"] == _sha256(new / WEIGHTS):
+    changed = hash_file(old / WEIGHTS) != record["released"]
+    if record["released"] == hash_file(new / WEIGHTS):
         for name in (WEIGHTS, RECORD):
             shutil.copy2(old / name, new / name)
         origin = f"of this site's training of {trained[-1]}" if trained else "that were copied to models/model.pt"
@@ -72,7 +73,3 @@ def carry_over(old: Path, new: Path) -> str:
     kept = new / f"model_until_{time.strftime(STAMP)}.pt"
     shutil.copy2(old / WEIGHTS, kept)
     return f"the weights are this release's; those that this site trained from an earlier one's are {kept.name}"
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

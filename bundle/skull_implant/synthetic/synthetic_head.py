@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from bundle.skull_implant.mask_morphology import large_components
 from bundle.skull_implant.synthetic.modeling_clay import Clay, Point
 from bundle.skull_implant.synthetic.synthetic_skull import Anatomy, sculpt, smooth_field
 from bundle.skull_implant.volume import Grid, Volume
@@ -66,15 +67,10 @@ def synthetic_head(
     before = _on_grid(_tissue(anatomy, marrow, np.full_like(hole, -1.0)), anatomy, to_head, grid)
     after = _on_grid(_tissue(anatomy, marrow, hole), anatomy, to_head, grid)
     complete = before >= threshold_hu
-    implant = _largest(complete & (after < threshold_hu))
+    implant = large_components(complete & (after < threshold_hu))
     scan = np.maximum(after, _holder_and_wire(after, grid)) + noise_sd_hu * _noise(size, rng)
     hu = np.clip(np.rint(scan), -1024, 3071).astype(np.int16)
     return SyntheticHead(Volume(hu, grid), Volume(complete, grid), Volume(implant, grid))
-
-
-def _largest(mask: np.ndarray) -> np.ndarray:
-    labels, _ = ndimage.label(mask)
-    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
 
 
 def _hole(anatomy: Anatomy, rng: np.random.Generator, radius_mm: float = 35.0) -> np.ndarray:

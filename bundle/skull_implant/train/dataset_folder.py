@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.frame.canonical_frame import CanonicalFrame
 from bundle.skull_implant.frame.canonical_grid import CanonicalBox, resize
 from bundle.skull_implant.frame.vault_template import VaultTemplate
+from bundle.skull_implant.hashes import hash_file
 
 DATALIST = "dataset.json"
 PARTS = ("training", "validation", "defective")  # defective: their own hole filled with a guess, for training
@@ -64,7 +64,7 @@ def write_skull(
     partial = path.with_suffix(".partial.npz")
     np.savez_compressed(partial, **arrays)
     os.replace(partial, path)
-    return {"name": name, "image": f"cases/{name}.npz", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return {"name": name, "image": f"cases/{name}.npz", "sha256": hash_file(path)}
 
 
 def write_datalist(
@@ -133,7 +133,7 @@ class DatasetFolder:
 
     def _read_one(self, entry: dict[str, str], spatial_size: tuple[int, int, int]) -> PreparedSkull:
         path = self.folder / entry["image"]
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+        if not path.is_file() or hash_file(path) != entry["sha256"]:
             raise InputError(
                 f"{entry['image']}: must be as scripts.prepare wrote it, it is missing or changed; prepare again"
             )

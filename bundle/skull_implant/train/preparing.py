@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
-import torch
 from scipy.spatial.transform import Rotation
 
 from bundle.skull_implant.errors import InputError
@@ -22,6 +20,7 @@ from bundle.skull_implant.frame.skull_mask import clean_binary_mask, skull_mask_
 from bundle.skull_implant.frame.vault_template import VaultTemplate, average_template
 from bundle.skull_implant.input.image_file import image_extension
 from bundle.skull_implant.input.reading import case_name, read_case
+from bundle.skull_implant.threads import single_thread
 from bundle.skull_implant.train.dataset_folder import PARTS, write_datalist, write_skull
 from bundle.skull_implant.volume import Grid, Volume
 
@@ -98,7 +97,7 @@ def build_template(sources: Sequence[Source], threshold_hu: float, rounds: int =
         InputError: no skull can be read.
     """
     template = VaultTemplate.ellipsoid()
-    with ProcessPoolExecutor(initializer=_single_thread) as pool:
+    with ProcessPoolExecutor(initializer=single_thread) as pool:
         points = [found for found in pool.map(partial(_points, threshold_hu=threshold_hu), sources) if len(found)]
         if not points:
             raise InputError(f"the mean vault must be made of at least one skull, none of {len(sources)} can be read")
@@ -141,7 +140,7 @@ def prepare_dataset(
     holed = [replace(source, name=f"defective_{source.name}") for source in defective]
     every, fillers = [*sources, *holed], [*([None] * len(sources)), *([fill] * len(holed))]
     write = partial(_write_one, folder=folder, template=template, box=box, threshold_hu=threshold_hu, inspect=inspect)
-    with ProcessPoolExecutor(initializer=_single_thread) as pool:
+    with ProcessPoolExecutor(initializer=single_thread) as pool:
         for number, (source, (entry, frame, line)) in enumerate(
             zip(every, pool.map(write, every, fillers), strict=True), start=1
         ):
@@ -199,11 +198,6 @@ def _write_one(
         complete |= piece
     entry = write_skull(folder, source.name, complete, piece, frame)
     return entry, frame, f"{frame.residual_mm:.1f} mm from the mean vault, {frame.coverage:.0%} of it there"
-
-
-def _single_thread() -> None:
-    torch.set_num_threads(1)
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
 def validation_names(names: Sequence[str], split: str, share: float, seed: int) -> list[str]:
