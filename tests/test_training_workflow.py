@@ -237,15 +237,6 @@ def test_a_device_may_be_a_text(tiny_dataset: Path, tmp_path: Path) -> None:
     assert (done.status, (tmp_path / "model.pt").is_file()) == (0, True), done.stderr
 
 
-def test_a_device_that_is_not_there_is_one_line_before_any_work(tiny_dataset: Path, tmp_path: Path) -> None:
-    words = ("--dataset_dir", str(tiny_dataset), "--output_dir", str(tmp_path / "run"), "--device", "gpu")
-    done = run_module("monai.bundle", "run", "training", "--config_file", SMOKE, *words)
-
-    assert done.status == 1
-    assert done.stderr.splitlines()[-1] == "device must be auto, cpu or cuda, got 'gpu'"
-    assert not (tmp_path / "run").exists()
-
-
 def test_another_seed_gives_other_weights(tiny_dataset: Path, tmp_path: Path) -> None:
     lengths = {"stage1_epochs": 1, "stage2_epochs": 1}
     first = train(tiny_dataset, tmp_path / "0", **lengths)
@@ -353,6 +344,8 @@ def test_finetuning_does_not_go_on_with_another_model_or_other_skulls(
         ("compact", "training", ("--stage1_epochs", "0"), "stage1_epochs must be a whole number of 1 or more, got 0"),
         ("compact", "training", ("--stage2_epochs", "1.5"), "stage2_epochs must be a whole number of 1 or more, got"),
         ("facial", "facial_training", ("--facial_epochs", "0"), "facial_epochs must be a whole number of 1 or more"),
+        ("compact", "training", ("--batch_size", "0"), "batch_size must be a whole number of 1 or more, got 0"),
+        ("compact", "training", ("--device", "gpu"), "device must be auto, cpu or cuda, got 'gpu'"),
     ],
 )
 def test_what_a_training_lacks_is_said_in_one_line_before_any_work(

@@ -339,16 +339,26 @@ def test_two_forms_that_differ_are_told_and_equal_ones_are_not(
     assert "sform" not in caplog.text
     moved[2, 3] += 35.0
     _write_forms(tmp_path / "ct.nii", moved, code=2)  # as programs for the brain leave it
-    read_case(tmp_path / "ct.nii")
-    assert "ct.nii: qform and sform lie up to 35 mm apart; the qform is taken" in caplog.text
+    found = "qform and sform lie up to 35 mm apart; the qform is taken"
+    assert "orientation" not in read_case(tmp_path / "ct.nii").source
+    assert f"ct.nii: {found}" in caplog.text
+
+
+def test_two_forms_of_which_one_is_a_mirror_image_are_for_review(tmp_path: Path) -> None:
+    flipped = _grid().affine.copy()
+    flipped[:, 0] *= -1.0
+    _write_forms(tmp_path / "ct.nii", flipped, code=2)
+    assert read_case(tmp_path / "ct.nii").source["orientation"].endswith("mm apart; the qform is taken")
 
 
 def test_a_nifti_without_orientation_is_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     path = _write(tmp_path / "lost.nii", _ct())
     _patch(path, 252, "<hh", 0, 0)
-    np.testing.assert_array_equal(read_case(path).volume.voxels, _ct())
-    assert "no orientation in the header" in caplog.text
+    case = read_case(path)
+    np.testing.assert_array_equal(case.volume.voxels, _ct())
+    assert case.source["orientation"] == "no orientation in the header (qform, sform codes 0); axes taken as LPS"
+    assert f"lost.nii: {case.source['orientation']}" in caplog.text
 
 
 @pytest.mark.parametrize("extension", [".nii.gz", ".nrrd", ".mha"])

@@ -17,7 +17,7 @@ from tests.made_up_skulls import pose
 GRID = Grid((20, 20, 20), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))
 
 
-def _report(filled: bool = True, **found: float | HoleCover) -> dict[str, Any]:
+def _report(filled: bool = True, **found: float | HoleCover | Case) -> dict[str, Any]:
     """Of a cranial case without any fault but what is given."""
     skull, implant = np.zeros(GRID.size, bool), np.zeros(GRID.size, bool)
     skull[:10], implant[10:15] = True, filled
@@ -52,6 +52,13 @@ def test_a_part_of_the_vault_without_bone_and_implant_is_for_review() -> None:
     assert _report(hole_cover=HoleCover(1.0, 131.4))["reasons"] == [
         "131 mm2 of the vault have neither bone nor implant, more than 60; see whether that is a further hole"
     ]
+
+
+def test_a_doubtful_orientation_is_for_review() -> None:
+    source = {"name": "head.nii", "orientation": "no orientation in the header"}
+    case = Case("head", Volume(np.zeros(GRID.size, bool), GRID), True, source)
+
+    assert _report(case=case)["reasons"] == ["no orientation in the header; see that left is left in the preview"]
 
 
 def test_a_share_of_no_hole_is_not_told() -> None:

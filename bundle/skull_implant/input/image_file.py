@@ -54,6 +54,7 @@ class ImageHeader:
         voxel_offset: NIfTI's byte offset of the first voxel, else 0.
         float_type: numpy's name, without byte order, of NIfTI voxels stored as floating point; else empty.
         data: where the voxels are; None for rare layouts (bzip2, text, skipped bytes), whose length ITK does check.
+        doubt: what is doubtful of its orientation, a sentence; empty if nothing is.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class ImageHeader:
     voxel_offset: int
     float_type: str
     data: DataLocation | None
+    doubt: str = ""
 
 
 def image_extension(path: Path) -> str | None:
@@ -91,15 +93,16 @@ def read_header(path: Path) -> ImageHeader:
         raise InputError(f"{path.name}: not readable as {kind} ({_reason(error, path)}); export it again") from error
     _check_is_one_volume(path, reader)
     itemsize = sitk.Image([1, 1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
+    doubt = ""
     if kind == "NIfTI":
         itemsize = _metadata(reader, "bitpix") // 8  # the pixel type is that after the header's slope and intercept
-        if _metadata(reader, "qform_code") == _metadata(reader, "sform_code") == 0:
-            logger.warning("%s: no orientation in the header (qform, sform codes 0); axes taken as LPS", path.name)
-        _check_sform(path, reader)
+        doubt = _doubt_of_forms(path, reader)
+    if doubt:
+        logger.warning("%s: %s", path.name, doubt)
     stored_bytes = itemsize * int(np.prod(reader.GetSize(), dtype=object))
     offset = _metadata(reader, "vox_offset")
     float_type = {16: "f4", 64: "f8"}.get(_metadata(reader, "datatype"), "") if kind == "NIfTI" else ""
-    return ImageHeader(path, kind, _grid_of_first_three_axes(reader), stored_bytes, offset, float_type, data)
+    return ImageHeader(path, kind, _grid_of_first_three_axes(reader), stored_bytes, offset, float_type, data, doubt)
 
 
 def read_voxels(header: ImageHeader) -> Volume:
@@ -161,10 +164,15 @@ def _grid_of_first_three_axes(reader: sitk.ImageFileReader) -> Grid:
     return Grid(reader.GetSize()[:3], reader.GetSpacing()[:3], reader.GetOrigin()[:3], axes)
 
 
-def _check_sform(path: Path, reader: sitk.ImageFileReader, largest_shear_deg: float = 0.25) -> None:
-    """Of NIfTI's two forms ITK takes the rigid one and is silent on the other, which alone can hold a gantry's tilt."""
+def _doubt_of_forms(path: Path, reader: sitk.ImageFileReader, largest_shear_deg: float = 0.25) -> str:
+    """What is doubtful of a NIfTI file's orientation; empty if nothing is.
+
+    Of the two forms ITK takes the rigid one and is silent on the other, which alone can hold a gantry's tilt.
+    """
+    if _metadata(reader, "qform_code") == _metadata(reader, "sform_code") == 0:
+        return "no orientation in the header (qform, sform codes 0); axes taken as LPS"
     if _metadata(reader, "sform_code") <= 0:
-        return
+        return ""
     rows = [[float(number) for number in reader.GetMetaData(f"srow_{axis}").split()] for axis in "xyz"]
     mm = {1: 1000.0, 3: 0.001}.get(_metadata(reader, "xyzt_units") & 7, 1.0)  # of a meter, of a micron
     sform = np.diag([-mm, -mm, mm]) @ np.array(rows)  # RAS to LPS
@@ -177,8 +185,13 @@ def _check_sform(path: Path, reader: sitk.ImageFileReader, largest_shear_deg: fl
     corners = np.array(np.meshgrid(*[(0, length - 1) for length in grid.size])).reshape(3, -1)
     taken = grid.affine[:3, :3] @ corners + grid.affine[:3, 3:]
     apart = float(np.linalg.norm(sform[:, :3] @ corners + sform[:, 3:] - taken, axis=0).max())
-    if apart > max(0.1, 0.1 * min(grid.spacing)):
-        logger.warning("%s: qform and sform lie up to %.3g mm apart; the qform is taken", path.name, apart)
+    if apart <= max(0.1, 0.1 * min(grid.spacing)):
+        return ""
+    found = f"qform and sform lie up to {apart:.3g} mm apart; the qform is taken"
+    if np.min(np.sum(axes * np.reshape(grid.direction, (3, 3)), axis=0)) < np.cos(np.radians(45.0)):
+        return found
+    logger.warning("%s: %s", path.name, found)  # as programs for the brain leave it, which move it to an atlas
+    return ""
 
 
 def _metadata(reader: sitk.ImageFileReader, key: str) -> int:

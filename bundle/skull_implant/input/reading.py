@@ -27,7 +27,8 @@ class Case:
         volume: CT in HU (`int16`, or `float32` where stored so), or a mask (`uint8`, 0 and 1); voxels `(X, Y, Z)`.
         is_mask: the voxels are a skull mask, not HU.
         source: what a report may say of the input: format, file or folder name, sha256 of voxels and grid; for DICOM
-            also modality, series number and slice count. Nothing of the patient.
+            also modality, series number and slice count; what is doubtful of a file's `orientation`. Nothing of the
+            patient.
         reference_files: for DICOM, the file of each slice from k = 0 up, for what is written back; not for reports.
         tilt: for DICOM, the gantry tilt that was corrected, so that the volume's slices are not those of the files.
         reference_frames: for DICOM, which frame of its file each slice is, from 0.
@@ -101,6 +102,8 @@ def read_case(
         name = case_name(path)
         limits.check(header.grid, path.name, name)
         volume, info = read_voxels(header), {"format": header.format}
+        if header.doubt:
+            info["orientation"] = header.doubt
     is_mask = _is_mask(volume.voxels, path.name)
     if not is_mask:
         _check_hu(volume.voxels, path.name, name, air_hu, minimum_air_share)

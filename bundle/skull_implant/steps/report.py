@@ -172,6 +172,10 @@ def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -
             f"the slices are of {acquisitions} acquisitions that overlap; see that the head did not move between them",
         ),
         (
+            "orientation" in report["input"],
+            f"{report['input'].get('orientation', '')}; see that left is left in the preview",
+        ),
+        (
             implant["volume_ml"] == 0,
             "no hole found, the implant is empty; try another --defect_class or --threshold_hu",
         ),

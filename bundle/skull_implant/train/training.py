@@ -92,9 +92,9 @@ class StageTwoStep:
         return {"dice": dice.detach() / int(batch["volumes"])}
 
 
-def check_epochs(**epochs: int) -> None:
-    """Raise InputError where a stage, by the name of its setting, would have no epoch."""
-    for name, count in epochs.items():
+def check_counts(**counts: int) -> None:
+    """Raise InputError where a setting, by its name, counts nothing: no epoch, an empty batch."""
+    for name, count in counts.items():
         if not isinstance(count, int) or count < 1:
             raise InputError(f"{name} must be a whole number of 1 or more, got {count!r}; leave it out for the default")
 
