@@ -17,7 +17,7 @@ from bundle.skull_implant.fit.rim_fit import RimFit
 from bundle.skull_implant.fit.table_errors import TableErrors
 from bundle.skull_implant.fit.table_model import TableModel
 from bundle.skull_implant.frame.canonical_frame import CanonicalFrame
-from bundle.skull_implant.frame.canonical_grid import CanonicalBox
+from bundle.skull_implant.frame.canonical_grid import CanonicalBox, crop_grid
 from bundle.skull_implant.frame.vault_rays import VaultRays
 from bundle.skull_implant.model.facial_network import FacialNetwork, make_facial_network
 from bundle.skull_implant.model.unrolled_vault import HEIGHTS_MM
@@ -360,14 +360,16 @@ class _CountingHoles:
 
 def test_where_the_scan_ends_there_is_no_hole(bone: tuple[np.ndarray, np.ndarray]) -> None:
     share, _ = bone
-    below = FINE.coordinates().numpy()[2] < -75.0
-    cropped = np.where(below, 0.0, share).astype(np.float32)
+    decoded, grid = _share(HEAD, COARSE), FINE.grid(HEAD)  # its slices run from foot to head
+    below = np.count_nonzero(FINE.coordinates().numpy()[2, 0, 0] < -75.0)
+    upper = crop_grid(grid, (0, 0, below), (*grid.size[:2], grid.size[2] - below))
+    cropped = share.copy()
+    cropped[:, :, :below] = 0.0
     fit = RimFit(holes=cast(HoleCompletion, _CountingHoles()), learned_share=0.0)
 
-    def rays_in_hole(share: np.ndarray, seen: np.ndarray | None) -> float:
-        return fit.correct(_share(HEAD, COARSE), share, HEAD, COARSE, FINE, EGG, seen)[1]
-
-    whole, unknown, known = rays_in_hole(share, None), rays_in_hole(cropped, None), rays_in_hole(cropped, ~below)
+    whole = fit.refine(decoded, Volume(share > 0.5, grid), HEAD, COARSE, EGG).expected_dsc
+    unknown = fit.correct(decoded, cropped, HEAD, COARSE, FINE, EGG)[1]
+    known = fit.refine(decoded, Volume(share[:, :, below:] > 0.5, upper), HEAD, COARSE, EGG).expected_dsc
 
     assert unknown > 2 * whole
     assert known == pytest.approx(whole, rel=0.05)

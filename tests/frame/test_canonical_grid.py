@@ -211,7 +211,7 @@ def test_the_whole_grid_is_scanned_but_for_its_border() -> None:
     grid = scan_grid(frame, (2.0, 2.0, 2.0), (100.0, 100.0, 100.0))
     right, anterior, superior = box.coordinates().numpy()
 
-    seen = scanned(grid, frame, box, border_mm=4.0)
+    seen = scanned(box.coordinates().numpy(), grid, frame, border_mm=4.0)
 
     middle = np.maximum.reduce([np.abs(right), np.abs(anterior), np.abs(superior + 80)])
     np.testing.assert_array_equal(seen, middle < 46.0)

@@ -130,7 +130,7 @@ def find_holes(
     Like it are, of a cranial defect, the cores that clearly fill another hole (:func:`further_holes`), and of a facial
     one all of at least `facial_share` of its size, together one core. Arguments as for :func:`design_implant`.
     """
-    in_scan = scanned(grid, frame, box, rules.border_mm)
+    in_scan = scanned(box.coordinates().numpy(), grid, frame, rules.border_mm)
     far = in_scan & far_from_bone(probability > rules.level, bone_share, box.spacing_mm, rules.core_mm)
     if not cranial:
         core = large_components(far, rules.facial_share)

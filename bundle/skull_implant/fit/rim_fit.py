@@ -25,7 +25,7 @@ from bundle.skull_implant.frame.vault_rays import VaultRays, sample_box
 from bundle.skull_implant.frame.vault_template import VaultTemplate
 from bundle.skull_implant.model.facial_network import FINE_MM, THIN_BONE, FacialNetwork, missing_in
 from bundle.skull_implant.model.network import SkullCompleter
-from bundle.skull_implant.volume import Volume
+from bundle.skull_implant.volume import Grid, Volume
 
 
 class Refined(NamedTuple):
@@ -145,8 +145,8 @@ class RimFit:
         """
         fine = box.finer(self.fine_mm)
         bone = to_canonical(skull, frame, fine)
-        seen = scanned(skull.grid, frame, fine, 0.0)
-        corrected, expected_dsc = self.correct(probability, bone, frame, box, fine, template, seen)
+        shown = self._shown(skull.grid, frame, fine, template)
+        corrected, expected_dsc = self.correct(probability, bone, frame, box, fine, template, shown)
         if gamma < 1.0:
             decoded = _on_grid(probability, box, fine).reshape(fine.spatial_size)
             corrected = decoded + np.float32(max(gamma, 0.0)) * (corrected - decoded)
@@ -160,7 +160,7 @@ class RimFit:
         box: CanonicalBox,
         fine: CanonicalBox,
         template: VaultTemplate,
-        seen: np.ndarray | None = None,
+        shown: np.ndarray | None = None,
     ) -> tuple[np.ndarray, float]:
         """The corrected probability of skull (U, V, W) float32 on a finer grid, and the implant's expected DSC.
 
@@ -171,14 +171,14 @@ class RimFit:
             box: the network's canonical box.
             fine: the same box at a finer grid.
             template: mean vault.
-            seen: (U, V, W) bool, what the scan shows; None for all. Where it ends there is no hole.
+            shown: (N, N) bool, rays that the scan shows; None for all. Where it ends there is no hole.
         """
         rays, scales = self.rays, frame.scales
         bone = rays.sample(bone_share, fine, scales, template)
         vault = self._fitted(
             rays.tables(rays.sample(probability, box, scales, template)),
             bone,
-            np.ones(rays.shape, bool) if seen is None else self._within(seen, fine, scales, template),
+            np.ones(rays.shape, bool) if shown is None else shown,
         )
         points = VaultPoints.of(fine, rays, scales, template)
         result = _on_grid(probability, box, fine)
@@ -195,25 +195,27 @@ class RimFit:
         nearest = learned.rays.nearest_in(rays)
         return result.reshape(fine.spatial_size), learned.expected_dsc(vault.in_hole[nearest][:, nearest])
 
-    def _within(self, seen: np.ndarray, box: CanonicalBox, scales: np.ndarray, template: VaultTemplate) -> np.ndarray:
-        """Rays (N, N) bool whose part near the outer vault the scan shows."""
-        height = self.rays.heights_mm
-        near = (height >= self.shown_mm[0]) & (height <= self.shown_mm[1])
-        shown = self.rays.sample(seen.astype(np.float32), box, scales, template)[:, near] > 0.5
-        return np.asarray(shown.all(1).reshape(self.rays.shape))
+    def _shown(self, grid: Grid, frame: CanonicalFrame, box: CanonicalBox, template: VaultTemplate) -> np.ndarray:
+        """Rays (N, N) bool whose part near the outer vault lies in the scan and in the box."""
+        ends = self.rays.points(np.asarray(self.shown_mm), frame.scales, template)  # (N * N, 2, 3), of a convex scan
+        middle = box.affine[:3, 3] + (np.asarray(box.spatial_size) - 1) * box.spacing_mm / 2
+        in_box = np.all(np.abs(ends - middle) < np.asarray(box.size_mm) / 2, axis=-1)
+        return np.asarray(
+            np.all(in_box & scanned(np.moveaxis(ends, -1, 0), grid, frame), axis=1).reshape(self.rays.shape)
+        )
 
-    def _fitted(self, decoded: np.ndarray, bone: np.ndarray, within: np.ndarray) -> FittedVault:
+    def _fitted(self, decoded: np.ndarray, bone: np.ndarray, shown: np.ndarray) -> FittedVault:
         """The decoder's tables (2, N, N) mm and what they are wrong by.
 
         Args:
             decoded: NaN where there are none.
             bone: (N * N, H), share of the patient's bone along the rays.
-            within: (N, N) bool, rays that the scan shows.
+            shown: (N, N) bool, rays that the scan shows.
         """
         real = self.rays.tables(bone)
         bare = np.logical_not((bone > 0.4).any(1)).reshape(self.rays.shape)
         usual = None if self.tables is None else self.tables.complete_plates(real, self.rays)
-        in_hole = self._in_hole(bare, decoded) & within
+        in_hole = self._in_hole(bare, decoded) & shown
         bridged, decoded = self._bridged(bare & (self.rays.polar_deg < self.bridge_deg), decoded, usual)
         decoded = np.stack([nearest_filled(table) for table in decoded])
         expected = self._expected(decoded, usual)

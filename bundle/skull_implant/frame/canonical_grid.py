@@ -97,13 +97,14 @@ def to_native(values: np.ndarray, frame: CanonicalFrame, box: CanonicalBox, grid
     return Volume.from_image(resample(canonical, grid)).voxels
 
 
-def scanned(grid: Grid, frame: CanonicalFrame, box: CanonicalBox, border_mm: float) -> np.ndarray:
-    """Canonical voxels (X, Y, Z) that the scan shows, at least `border_mm` from its end."""
+def scanned(points_mm: np.ndarray, grid: Grid, frame: CanonicalFrame, border_mm: float = 0.0) -> np.ndarray:
+    """Canonical points (3, ...) that the scan shows, at least `border_mm` from its end; bool (...)."""
+    points = np.asarray(points_mm)
     to_index = grid.inverse_affine @ frame.affine
-    points = box.coordinates().numpy()
-    index = np.tensordot(to_index[:3, :3], points, axes=1) + to_index[:3, 3, None, None, None]
-    margin = border_mm / np.asarray(grid.spacing)[:, None, None, None]
-    size = np.asarray(grid.size)[:, None, None, None]
+    rest = (1,) * (points.ndim - 1)
+    index = np.tensordot(to_index[:3, :3], points, axes=1) + to_index[:3, 3].reshape(3, *rest)
+    margin = (border_mm / np.asarray(grid.spacing)).reshape(3, *rest)
+    size = np.asarray(grid.size).reshape(3, *rest)
     return np.asarray(np.all((index > margin - 0.5) & (index < size - 0.5 - margin), axis=0))
 
 

@@ -75,9 +75,19 @@ class VaultRays:
             scales: (3,), of the case's frame.
             template: mean vault.
         """
+        return sample_box(values, box, self.points(self.heights_mm, scales, template))
+
+    def points(self, heights_mm: np.ndarray, scales: np.ndarray, template: VaultTemplate) -> np.ndarray:
+        """Canonical RAS mm on the rays, (N * N, H, 3), at heights (H,) above the fitted outer vault.
+
+        Args:
+            heights_mm: of the points.
+            scales: (3,), of the case's frame.
+            template: mean vault.
+        """
         directions = self.plane.directions().reshape(-1, 3)
-        length = vault_radius(directions, scales, template)[:, None] + self.heights_mm  # (D, H) mm from the center
-        return sample_box(values, box, vault_center(scales, template) + directions[:, None] * length[..., None])
+        length = vault_radius(directions, scales, template)[:, None] + heights_mm  # mm from the center
+        return np.asarray(vault_center(scales, template) + directions[:, None] * length[..., None])
 
     def tables(self, profile: np.ndarray) -> np.ndarray:
         """Outer and inner table (2, N, N) of samples (N * N, H), mm above the fitted vault; NaN where there is none.
