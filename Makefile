@@ -42,5 +42,5 @@ test-label: .venv-label/ready
 	$(LABEL)/python -m pytest -m label --durations=10 tests/slicer/test_label_server.py tests/test_label_training.py \
 		tests/slicer/test_label_figures.py tests/test_model_zoo.py tests/test_dicomweb.py
 
-clean: # .label stays: a site's own training may have left its weights there
-	rm -rf demo dist runs .pytest_cache .mypy_cache .ruff_cache
+clean: # runs and .label stay: trainings and a site's own weights are there
+	rm -rf demo dist .pytest_cache .mypy_cache .ruff_cache

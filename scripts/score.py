@@ -12,21 +12,27 @@ def score(result_dir: str, truth: str) -> None:
     """
     from pathlib import Path
 
-    import SimpleITK as sitk
+    import numpy as np
 
     from bundle.skull_implant.design.metrics import score_implant
     from bundle.skull_implant.errors import InputError
-    from bundle.skull_implant.volume import Volume
+    from bundle.skull_implant.input.image_file import read_header, read_voxels
 
     masks = {}
-    for name, path in (
-        ("implant", Path(result_dir) / "implant.nii.gz"),
-        ("skull", Path(result_dir) / "skull.nii.gz"),
-        ("truth", Path(truth)),
+    for name, path, way_out in (
+        ("implant", Path(result_dir) / "implant.nii.gz", "RESULT_DIR is the folder that scripts.complete wrote"),
+        ("skull", Path(result_dir) / "skull.nii.gz", "RESULT_DIR is the folder that scripts.complete wrote"),
+        ("truth", Path(truth), "TRUTH is the mask of the piece that was cut out"),
     ):
         if not path.is_file():
-            raise InputError(f"{path}: the {name} mask must exist; run scripts.complete first or check the path")
-        masks[name] = Volume.from_image(sitk.ReadImage(str(path)))
+            raise InputError(f"{path}: the {name} must be a file, none is there; {way_out}")
+        masks[name] = read_voxels(read_header(path))
+        values = np.unique(masks[name].voxels)
+        if len(values) > 2 or 0 not in values:
+            found = f"{len(values)} values from {values[0]:g} to {values[-1]:g}"
+            raise InputError(f"{path}: the {name} must be a mask of 0 and one other value, got {found}; {way_out}")
+    if not masks["truth"].voxels.any():
+        raise InputError(f"{truth}: the truth must hold an implant, it is empty; {way_out}")
     if not masks["truth"].grid.same_as(masks["implant"].grid):
         wanted, got = (" x ".join(map(str, masks[name].grid.size)) for name in ("implant", "truth"))
         got = "the same size elsewhere or turned" if got == wanted else got
@@ -34,8 +40,8 @@ def score(result_dir: str, truth: str) -> None:
             f"{truth}: must lie on the result's grid, {wanted}, got {got}; resample it onto implant.nii.gz"
         )
     voxels = {name: volume.voxels > 0 for name, volume in masks.items()}
-    found = score_implant(voxels["implant"], voxels["truth"], voxels["skull"], masks["skull"].grid.spacing)
-    print(f"implant against the truth: DSC {found.dsc:.3f}, boundary DSC {found.bdsc:.3f}, HD95 {found.hd95_mm:.2f} mm")
+    fit = score_implant(voxels["implant"], voxels["truth"], voxels["skull"], masks["skull"].grid.spacing)
+    print(f"implant against the truth: DSC {fit.dsc:.3f}, boundary DSC {fit.bdsc:.3f}, HD95 {fit.hd95_mm:.2f} mm")
 
 
 if __name__ == "__main__":

@@ -102,3 +102,8 @@ def test_an_opening_at_the_orbits_is_the_heads_own(head: _Head) -> None:
 
     assert head.closed(orbit, np.zeros_like(orbit)).left_open_mm2 < 40.0
     assert head.closed(behind, np.zeros_like(behind)).left_open_mm2 > 300.0
+
+
+def test_who_closes_a_half_overlaps_by_two_thirds_at_best() -> None:
+    assert HoleCover(0.5, 0.0).best_dsc == pytest.approx(2 / 3)
+    assert HoleCover(float("nan"), 0.0).best_dsc == 1.0

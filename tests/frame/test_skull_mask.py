@@ -262,3 +262,10 @@ def _beyond_the_head(grid: Grid) -> np.ndarray:
     """Outside an elliptic tube midway between the skull of the Debian sample and its holder, which are 22 mm apart."""
     x, y, _ = np.indices(grid.size) * np.reshape(grid.spacing, (3, 1, 1, 1))
     return ((x - 127) / 97) ** 2 + ((y - 128) / 113) ** 2 > 1
+
+
+@pytest.mark.parametrize("hole_mm", [0.1, 40.0])
+def test_bone_without_a_head_around_it_stays_whole(phantom: Phantom, hole_mm: float) -> None:
+    """A masked CT, a printed phantom: where slices are closed, the vault's cavity is as large as a head."""
+    bone = phantom.bone & ~phantom.ball((60.0, 0.0, 30.0), hole_mm)
+    np.testing.assert_array_equal(phantom.mask(np.where(bone, 500, -1000).astype(np.int16)), bone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -59,6 +60,16 @@ def test_a_users_own_model_file_needs_no_entry(bundle: Path, tmp_path: Path) -> 
 
 def test_what_training_writes_in_the_bundles_place_is_registered(bundle: Path) -> None:
     SkullCompleter.from_file(untrained_model(bundle / "models" / "model.pt"))
+
+
+def test_weights_that_training_replaces_stay_beside_them(bundle: Path) -> None:
+    weights = bundle / "models" / "model.pt"
+    weights.write_bytes(b"shipped")
+    kept = weights.with_name(f"model_before_{hashlib.sha256(b'shipped').hexdigest()[:8]}.pt")
+    untrained_model(weights)
+
+    assert kept.read_bytes() == b"shipped"
+    SkullCompleter.from_file(weights)
 
 
 def test_a_batch_with_other_weights_in_their_place_ends_before_any_work(bundle: Path, tmp_path: Path) -> None:

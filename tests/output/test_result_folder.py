@@ -88,3 +88,13 @@ def test_what_cannot_be_written_is_one_line_and_a_bug_is_none(tmp_path: Path) ->
         (tmp_path / "elsewhere" / "x").write_text("")
 
     assert not list(tmp_path.iterdir())
+
+
+def test_the_report_of_a_refusal_gives_way_to_the_next_try_and_a_result_does_not(tmp_path: Path) -> None:
+    source = tmp_path / "ct.nii.gz"
+    refused = made(tmp_path / "refused", report_json='{"status": "refused", "weights": {}}')
+    check_target(refused, source, overwrite=False)
+    (refused / "notes.txt").write_text("mine")
+    for folder in (refused, made(tmp_path / "ok", report_json=RESULT)):
+        with pytest.raises(InputError, match="holds a result already"):
+            check_target(folder, source, overwrite=False)

@@ -29,6 +29,7 @@ def _report(filled: bool = True, **found: float | HoleCover | Case) -> dict[str,
         "class_probability": [0.1, 0.9, 0.0],
         "defect_class": "cranial",
         "agreement": 0.9,
+        "expected_dsc": 0.93,
     }
     return describe(data | found, {}, PrintSettings(), {}, ReviewRules())
 
@@ -52,6 +53,13 @@ def test_a_part_of_the_vault_without_bone_and_implant_is_for_review() -> None:
     assert _report(hole_cover=HoleCover(1.0, 131.4))["reasons"] == [
         "131 mm2 of the vault have neither bone nor implant, more than 60; see whether that is a further hole"
     ]
+
+
+def test_an_implant_of_which_nothing_is_expected_is_for_review() -> None:
+    assert _report(expected_dsc=float("nan"))["reasons"] == [
+        "how good the implant is cannot be told: the weights have no hole network, or the fit to the rim is off"
+    ]
+    assert not any("cannot be told" in reason for reason in _report(filled=False, expected_dsc=np.nan)["reasons"])
 
 
 def test_a_doubtful_orientation_is_for_review() -> None:

@@ -56,6 +56,11 @@ class HoleCover:
     share: float
     left_open_mm2: float
 
+    @property
+    def best_dsc(self) -> float:
+        """Of an implant that closes this share of its hole, at best; 1 where the share is not known."""
+        return 1.0 if np.isnan(self.share) else 2.0 * self.share / (1.0 + self.share)
+
 
 def hole_cover(
     implant: Volume,

@@ -103,7 +103,8 @@ def head_depth_mm(
 
     The head is the largest body of tissue, its cavities filled, after an opening that removes what is thinner than
     twice `holder_radius_mm`: the shell of a head holder, also where it touches the skin. A bare skull (a dried one, a
-    phantom) leaves next to nothing then; there, everything within 6 mm of the largest piece of bone is taken as deep.
+    phantom, a masked CT) has hardly any soft tissue, and leaves next to nothing or the cavity of its vault then; there,
+    everything within 6 mm of the largest piece of bone is taken as deep.
 
     Args:
         volume: CT in HU, voxels `(X, Y, Z)`.
@@ -112,7 +113,7 @@ def head_depth_mm(
         coarse_mm: the coarse grid's voxel size, approximately; coarser axes are left as they are.
         holder_radius_mm: see above.
         cavity_radius_mm: cavities open to the air count as inside where a ball of this radius cannot enter.
-        minimum_head_ml: a smaller head is taken as bare bone.
+        minimum_head_ml: a smaller head is taken as bare bone, and so is one with less soft tissue than bone.
 
     Returns:
         depth: mm, float32, positive inside; every `factors`-th voxel of `volume` along each axis.
@@ -123,10 +124,11 @@ def head_depth_mm(
     coarse = volume.voxels[tuple(slice(factor // 2, None, factor) for factor in factors)]
     spacing = tuple(factors * steps)
     tissue = coarse > tissue_hu
+    bone = large_components(coarse >= bone_hu)
+    is_bare = np.count_nonzero(tissue & (coarse < bone_hu)) < np.count_nonzero(bone)
     head = _opened_largest(tissue | _cavities(tissue), holder_radius_mm, spacing)
     head = ~_opened_largest(~head, cavity_radius_mm, spacing)
-    if head.sum() * np.prod(spacing) / 1000.0 < minimum_head_ml or not (~tissue).any():
-        bone = large_components(coarse >= bone_hu)
+    if is_bare or head.sum() * np.prod(spacing) / 1000.0 < minimum_head_ml or not (~tissue).any():
         return np.where(_depth_mm(~bone, spacing) <= 6.0, np.float32(99.0), np.float32(-99.0)), factors
     return np.where(head, _depth_mm(head, spacing), -_depth_mm(~head, spacing)), factors
 

@@ -46,7 +46,7 @@ def write_secondary_capture(
             study_instance_uid=source.slices[0].StudyInstanceUID,
             series_instance_uid=generate_uid(),
             series_number=series_number,
-            series_description="Preview of the implant",
+            series_description="Preview of the implant, research only",
             sop_instance_uid=generate_uid(),
             instance_number=1,
             patient_orientation=("L", "P"),

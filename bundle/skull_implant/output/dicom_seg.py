@@ -69,7 +69,7 @@ def write_segmentation(
             segment_descriptions=_segments(creator, parameters or {}, bone_color, implant_color),
             series_instance_uid=generate_uid(),
             series_number=series_number,
-            series_description="Skull and implant",
+            series_description="Skull and implant, research only",
             sop_instance_uid=generate_uid(),
             instance_number=1,
             transfer_syntax_uid=ExplicitVRLittleEndian,

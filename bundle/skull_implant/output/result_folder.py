@@ -25,8 +25,17 @@ def is_result(folder: Path) -> bool:
     return isinstance(report, dict) and {"weights", "status"} <= report.keys()
 
 
+def is_refusal(folder: Path) -> bool:
+    """Whether a folder holds this bundle's report of a refused case and nothing else."""
+    if not is_result(folder) or len(list(folder.iterdir())) > 1:
+        return False
+    return bool(json.loads((folder / REPORT).read_bytes())["status"] == "refused")
+
+
 def check_target(target: Path, source: Path, overwrite: bool) -> None:
     """Raise InputError unless results may come to a folder: it is new, or holds an earlier result and nothing else.
+
+    The report of a refusal alone may be replaced in any case: what was wrong may have been mended.
 
     Args:
         target: of the results.
@@ -42,7 +51,7 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
         return
     if not is_result(target) and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: there are other files, which are never replaced; name another OUTPUT_DIR")
-    if not overwrite:
+    if not overwrite and not is_refusal(target):
         raise InputError(f"{target}: holds a result already; name another OUTPUT_DIR or pass --overwrite")
 
 

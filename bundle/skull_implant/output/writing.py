@@ -106,7 +106,7 @@ class CaseWriter:
                     data["skull"],
                     data["implant"],
                     folder / "preview.png",
-                    title=f"gamma {self.settings[1]:g}, {data['defect_class']}",
+                    title=f"gamma {self.settings[1]:g}, {data['defect_class']}; research only",
                 )
             if data["case"].reference_files:
                 with timed(data, "DICOM"):

@@ -213,6 +213,10 @@ def _reasons(data: dict[str, Any], report: dict[str, Any], rules: ReviewRules) -
             f"less than {rules.minimum_expected_dsc}",
         ),
         (
+            kind == "cranial" and implant["volume_ml"] > 0 and np.isnan(data.get("expected_dsc", np.nan)),
+            "how good the implant is cannot be told: the weights have no hole network, or the fit to the rim is off",
+        ),
+        (
             kind == "cranial" and implant.get("holes", 0) > 1,
             f"{implant.get('holes', 0)} holes found, each with a piece of its own; see that all are holes",
         ),

@@ -228,6 +228,7 @@ class Implantd(CaseTransform):
             data["completed"] = Volume(skull.voxels | data["implant"].voxels, skull.grid)
             if data["defect_class"] == "cranial":
                 data["rim"], data["hole_cover"] = self.measure(data["implant"], data)
+                data["expected_dsc"] = min(data["expected_dsc"], data["hole_cover"].best_dsc)
             if self.keep_decoded:
                 decoded = to_native(probability, frame, self.box, skull.grid) > self.rules.level
                 data["decoded"] = Volume(decoded, skull.grid)

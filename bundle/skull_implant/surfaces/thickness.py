@@ -10,14 +10,14 @@ from bundle.skull_implant.surfaces.clearance import Clearance
 from bundle.skull_implant.surfaces.solid import level_set, solid
 from bundle.skull_implant.volume import Volume
 
-BESIDE_MM = 1.5  # a dimple narrower than twice this is no thickness of the plate
+BESIDE_MM = 3.0  # a dimple narrower than twice this is no thickness of the plate
 
 
 def plate_chords_mm(mask: Volume, *, clearance: Clearance | None = None, maximum_samples: int = 20_000) -> np.ndarray:
     """How thick a plate is all over, measured across its middle surface.
 
     Samples are voxels half-way between two faces: there the distance map is flat, its gradient at most one half (two
-    middle layers), against 0.7 where the ridges run into the corners of a rim and 1 elsewhere; but not within 1.5 mm of
+    middle layers), against 0.7 where the ridges run into the corners of a rim and 1 elsewhere; but not within 3 mm of
     much deeper ones, where a voxel's step in the surface looks like a middle. From each, the line
     through the nearest surface point is followed to the opposite face; the chord is the thickness, if its sample halves
     it (within a voxel). Finer than twice the distance map, which is a voxel short where a plate is an even number of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,7 @@ def save_completer(network: nn.Module, model_file: str | Path) -> None:
     """Write a network's plain state dict, whole or not at all; of several processes the first one.
 
     Hole and facial network are written in half precision, which keeps the file under the Model Zoo's 25 MB. In the
-    bundle's own place the file is registered, too.
+    bundle's own place the file is registered, too, and the one before stays beside it under another name.
     """
     if not processes.is_first():
         return
@@ -193,6 +194,10 @@ def save_completer(network: nn.Module, model_file: str | Path) -> None:
             if key.startswith(DEFECT_NETWORKS):
                 state[key] = halves.setdefault(value.data_ptr(), value.half())
         torch.save(state, partial)
+        if is_own(path) and path.is_file():
+            kept = path.with_name(f"model_before_{hash_weights(path)[:8]}.pt")
+            shutil.copy2(path, kept)
+            logger.info("kept the weights in use until now as %s", kept)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
