@@ -346,6 +346,7 @@ def test_finetuning_does_not_go_on_with_another_model_or_other_skulls(
         ("facial", "facial_training", ("--facial_epochs", "0"), "facial_epochs must be a whole number of 1 or more"),
         ("compact", "training", ("--batch_size", "0"), "batch_size must be a whole number of 1 or more, got 0"),
         ("compact", "training", ("--device", "gpu"), "device must be auto, cpu or cuda, got 'gpu'"),
+        ("evaluate", "evaluating", ("--device", "gpu"), "device must be auto, cpu or cuda, got 'gpu'"),
     ],
 )
 def test_what_a_training_lacks_is_said_in_one_line_before_any_work(

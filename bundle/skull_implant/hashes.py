@@ -23,14 +23,15 @@ def hash_files(files: Sequence[Path]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def hash_weights(model_file: Path) -> str:
+def hash_weights(model_file: str | Path) -> str:
     """SHA-256 of a model file; computed once for each version of the file.
 
     Raises:
         OSError: it cannot be read.
     """
-    state = model_file.stat()
-    return _hash_once(model_file, state.st_mtime_ns, state.st_size)
+    path = Path(model_file)
+    state = path.stat()
+    return _hash_once(path, state.st_mtime_ns, state.st_size)
 
 
 def bundle_state(configs: Path = CONFIGS) -> tuple[str, str]:

@@ -359,7 +359,8 @@ def test_the_drill_holes_at_the_corners_of_a_hole_are_filled(any_case: Case) -> 
     assert any_case.ml(ends & ~implant) < 0.6 * any_case.ml(ends & ~short)
     assert dice(implant, missing) > dice(short, missing) + 0.005
     grazed = any_case.implant(any_case.whole & ~missing, corner_mm=12.0, grazed_mm=0.0)
-    assert any_case.ml(ends & ~implant) <= any_case.ml(ends & ~grazed)
+    print(f"{any_case.ml(ends & ~grazed):.3f} ml open without the rays that graze bone")
+    assert any_case.ml(ends & ~implant) < any_case.ml(ends & ~grazed)
 
 
 def test_a_cut_of_the_saw_beyond_the_corner_gets_no_tongue(case: Case) -> None:

@@ -121,7 +121,8 @@ class KnowsTheAnswer(nn.Module):
 
     def __init__(self, piece: np.ndarray, egg: Egg) -> None:
         super().__init__()
-        self.share = torch.from_numpy(to_canonical(Volume(piece, egg.complete.grid), FRAME, BOX))
+        share = torch.from_numpy(to_canonical(Volume(piece, egg.complete.grid), FRAME, BOX))
+        self.share = nn.Parameter(share, requires_grad=False)
 
     def missing(self, image: torch.Tensor) -> torch.Tensor:
         return self.share.expand_as(image)

@@ -43,7 +43,12 @@ def network() -> SkullCompleter:
 
 
 def _case(network: SkullCompleter, defect_class: str = "cranial", hole_mm: float = 30.0) -> dict[str, Any]:
-    """A skull with a hole, after the designer: a code of 0 and a step of 1, so that gamma is the code."""
+    """A skull with a hole, after the designer."""
+    return _designer(network)(_inferred(network, defect_class, hole_mm))
+
+
+def _inferred(network: SkullCompleter, defect_class: str = "cranial", hole_mm: float = 30.0) -> dict[str, Any]:
+    """A skull with a hole, before the designer: a code of 0 and a step of 1, so that gamma is the code."""
     bone = shell(POINTS, HEAD, SPHERE) & ~ball(POINTS, PLACE, hole_mm)
     skull = Volume(bone, GRID)
     image = torch.from_numpy(to_canonical(skull, HEAD, network.box)[None])
@@ -55,8 +60,7 @@ def _case(network: SkullCompleter, defect_class: str = "cranial", hole_mm: float
         "code_step": step,
         "gamma": torch.tensor(1.0),
     }
-    data = {"skull": skull, "frame": HEAD, "image": image, "pred": pred}
-    return _designer(network)(data)
+    return {"skull": skull, "frame": HEAD, "image": image, "pred": pred}
 
 
 def _designer(network: SkullCompleter) -> Implantd:
@@ -152,6 +156,20 @@ def test_those_that_close_a_part_of_the_hole_only_come_last(
     assert [each.cover for each in others] == [1.0] * (len(others) - 1) + [0.5]
     assert others[-1].name == best.name
     assert others[-1].figures()["hole_cover"] == 0.5
+
+
+def test_no_more_is_expected_than_the_closed_share_of_the_hole_allows(
+    network: SkullCompleter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    designer, refine = _designer(network), RimFit.refine
+    monkeypatch.setattr(RimFit, "refine", lambda *given: refine(*given)._replace(expected_dsc=0.93))
+
+    def expected(share: float) -> float:
+        monkeypatch.setattr("bundle.skull_implant.steps.transforms.hole_cover", lambda *_: HoleCover(share, 0.0))
+        return float(designer(_inferred(network))["expected_dsc"])
+
+    assert expected(1.0) == 0.93
+    assert expected(0.25) == 0.4
 
 
 def test_a_facial_defect_gets_steps_of_gamma(facial: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from bundle.skull_implant.errors import InputError
 
@@ -15,21 +16,24 @@ LONGEST_NAME = 255  # bytes, of Linux's file systems
 
 def is_result(folder: Path) -> bool:
     """Whether this bundle wrote a folder."""
-    path = folder / REPORT
-    try:
-        if not path.is_file() or path.stat().st_size > 1 << 24:
-            return False
-        report = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(report, dict) and {"weights", "status"} <= report.keys()
+    return bool(_report(folder))
 
 
 def is_refusal(folder: Path) -> bool:
     """Whether a folder holds this bundle's report of a refused case and nothing else."""
-    if not is_result(folder) or len(list(folder.iterdir())) > 1:
-        return False
-    return bool(json.loads((folder / REPORT).read_bytes())["status"] == "refused")
+    return _report(folder).get("status") == "refused" and len(list(folder.iterdir())) == 1
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    """The report that this bundle wrote to a folder; empty without one."""
+    path = folder / REPORT
+    try:
+        if not path.is_file() or path.stat().st_size > 1 << 24:
+            return {}
+        report = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return report if isinstance(report, dict) and {"weights", "status"} <= report.keys() else {}
 
 
 def check_target(target: Path, source: Path, overwrite: bool) -> None:

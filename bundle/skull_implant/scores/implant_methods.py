@@ -177,8 +177,7 @@ class UNetMethod:
         """The implant, wherever it is."""
         box = self.network.box
         bone = to_canonical(case.skull, case.frame, box)
-        device = next(self.network.parameters(), torch.empty(0)).device
-        image = torch.from_numpy(bone)[None, None].to(device)
+        image = torch.from_numpy(bone)[None, None].to(next(self.network.parameters()))
         missing = self.network.missing(image)[0, 0].cpu().numpy()
         return _cleaned(np.minimum(bone + missing, 1.0), bone, case, box, self.template, ANYWHERE)
 

@@ -171,11 +171,6 @@ def check_completer(model_file: str | Path) -> None:
     SkullCompleter.from_file(model_file)
 
 
-def completer_hash(model_file: str | Path) -> str:
-    """SHA-256 of a model file."""
-    return hash_weights(Path(model_file))
-
-
 def save_completer(network: nn.Module, model_file: str | Path) -> None:
     """Write a network's plain state dict, whole or not at all; of several processes the first one.
 

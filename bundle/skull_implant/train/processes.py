@@ -24,11 +24,11 @@ def own_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def join(device: torch.device | str) -> None:
+def join(device: torch.device) -> None:
     """Meet the other processes, if torchrun started more than one; all but the first only tell of warnings."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return
-    distributed.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     if is_first():
         logger.info("%d processes", count())
     else:
