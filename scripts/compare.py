@@ -25,7 +25,7 @@ def compare(
     Args:
         source: folder of the complete skulls that DATASET_DIR was prepared from.
         dataset_dir: prepared training set, or a MONAI datalist; it names the validation persons.
-        output_dir: where scores.csv, sites.csv and table.md go.
+        output_dir: where scores.csv, sites.csv, table.md and box_plots_validation.png go.
         model_file: the bundle's model; its mean vault aligns all skulls.
         unet: U-Net that `training_unet` of configs/unet.yaml trained; without, it has no rows.
         beta100: the method paper's VAE, beta 100, trained with configs/train.yaml; without, it has no rows.
@@ -38,9 +38,12 @@ def compare(
         seed: of holes, slabs and persons.
     """
     import logging
+    from pathlib import Path
 
     from bundle.skull_implant.errors import InputError
     from bundle.skull_implant.scores.evaluation import evaluate
+    from bundle.skull_implant.scores.figures import plot_implant_scores
+    from bundle.skull_implant.scores.score_table import read_scores
     from bundle.skull_implant.scores.scoring_protocol import WITHOUT_DEFECT_NETWORKS, ModelSettings, Protocol
 
     if workers < 1 or persons < 0 or fit_steps < 1:
@@ -82,7 +85,9 @@ def compare(
         seed=seed,
     )
     print(evaluate(source, output_dir, protocol, workers))
-    print(f"wrote {output_dir}/scores.csv, {output_dir}/sites.csv and {output_dir}/table.md")
+    box_plots = Path(output_dir) / "box_plots_validation.png"
+    plot_implant_scores(read_scores(Path(output_dir) / "scores.csv"), "validation", box_plots)
+    print(f"wrote {output_dir}/scores.csv, {output_dir}/sites.csv, {output_dir}/table.md and {box_plots}")
 
 
 if __name__ == "__main__":

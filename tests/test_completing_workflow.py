@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -179,7 +181,8 @@ def test_the_report_says_what_was_done_and_how_well(by_script: tuple[Path, Outco
     assert report["input"]["name"] == "head.v1.nii.gz"
     assert report["input"]["size"] == list(implant.grid.size)
     assert report["input"]["is_mask"] is False
-    assert report["gamma"] == 1.0
+    assert (report["gamma"], report["requested_class"]) == (1.0, "auto")
+    assert (report["fit_steps"], report["rim_fit"]) == (30, True)
     assert report["weights"]["file"] == "model.pt"
     assert len(report["weights"]["sha256"]) == 64
     assert (
@@ -282,6 +285,22 @@ def with_candidates(ct: Path, knowing_model: Path, tmp_path_factory: pytest.Temp
         words = ("--output_dir", folder, "--model_file", knowing_model, "--candidates", 3, "--keep_agreement")
         outcome = run_module("monai.bundle", "run", "--config_file", INFERENCE, "--dataset_dir", ct, *words)
     return folder / "head.v1", outcome
+
+
+def test_every_key_of_a_report_is_documented(with_candidates: tuple[Path, Outcome]) -> None:
+    report = json.loads((with_candidates[0] / "report.json").read_text())
+    named = set(re.findall(r"[a-z0-9_]+", " ".join(re.findall(r"`(.*?)`", (ROOT / "docs" / "report.md").read_text()))))
+    del report["seconds"]
+
+    assert {"status", "implant", "gap_outer_mm", "all_ml", "dsc_with_recommended"} <= set(keys(report)) <= named
+
+
+def keys(report: Any) -> Iterator[str]:
+    """Of all levels."""
+    if isinstance(report, dict):
+        yield from report
+    for value in report.values() if isinstance(report, dict) else report if isinstance(report, list) else ():
+        yield from keys(value)
 
 
 def test_candidates_and_agreement_are_further_files_and_change_no_other(

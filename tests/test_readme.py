@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "bundle" / "skull_implant"
-DOCUMENTS = ("README.md", "docs/README.md", "docs/label.md", "docs/training.md")
+DOCUMENTS = ("README.md", "docs/README.md", "docs/label.md", "docs/report.md", "docs/training.md")
 
 
 def test_rooms_are_named_with_what_is_in_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -204,18 +205,20 @@ def test_help_of_every_script_names_its_arguments_without_loading_a_network_libr
     code = (
         "import contextlib, runpy, sys\n"
         "for name in sys.argv[1:]:\n"
-        "    print('==', name, file=sys.stderr, flush=True)\n"
+        "    print('==', name)\n"
         "    sys.argv = [name, '--help']\n"
         "    with contextlib.suppress(SystemExit):\n"
         "        runpy.run_module('scripts.' + name, run_name='__main__')\n"
-        "print(*[each for each in ('torch', 'monai', 'ignite', 'sklearn') if each in sys.modules])"
+        "print('==', *[each for each in ('torch', 'monai', 'ignite', 'sklearn') if each in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *scripts], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
     )
 
-    assert done.stdout.strip().splitlines()[-1:] == []
-    pages = dict(zip(scripts, (page for page in done.stderr.split("== ") if page), strict=True))
-    assert all("SYNOPSIS" in page and f"scripts.{name}" in page for name, page in pages.items())
+    *found, loaded = done.stdout.split("==")[1:]
+    assert (loaded.strip(), done.stderr) == ("", "")
+    pages = dict(zip(scripts, found, strict=True))
+    assert all(f"SYNOPSIS\n    python -m scripts.{name}" in page for name, page in pages.items())
+    assert not re.search(r"^ +-\w, ", done.stdout, re.MULTILINE)  # short flags are refused
     assert "INPUT OUTPUT_DIR" in pages["complete"]
     assert "--gamma" in pages["complete"]

@@ -26,6 +26,7 @@ from bundle.skull_implant.output.dicom_results import write_dicom_results
 from bundle.skull_implant.output.dicom_seg import write_segmentation
 from bundle.skull_implant.output.dicom_source import SourceSeries, unchecked_values
 from bundle.skull_implant.output.writing import CaseWriter
+from bundle.skull_implant.steps.options import Options
 from bundle.skull_implant.volume import Volume, write_volume
 from tests.dicom_files import head_voxels, rotation, tilted, without_preamble, write_enhanced, write_series
 
@@ -410,7 +411,7 @@ def test_a_missing_highdicom_gives_a_warning(tmp_path: Path, monkeypatch: pytest
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "highdicom", None)
 
-    (warning,) = CaseWriter(tmp_path, [], "model.pt", 1.0, 300.0, "cpu")._write_dicom({}, tmp_path)
+    (warning,) = CaseWriter(tmp_path, [], "model.pt", "cpu")._write_dicom({}, tmp_path)
 
     assert warning.startswith("segmentation.dcm was not written: highdicom must be installed")
 
@@ -489,7 +490,7 @@ def read_and_written(folder: Path, tmp_path: Path, capture: bool) -> list[str]:
     mask, nothing = Volume(volume.voxels > 0, volume.grid), Volume(volume.voxels > 9999, volume.grid)
     picture(tmp_path / "preview.png")
     (tmp_path / "model.pt").write_bytes(b"weights")
-    writer = CaseWriter(tmp_path, [], tmp_path / "model.pt", 1.0, 300.0, "cpu", secondary_capture=capture)
+    writer = CaseWriter(tmp_path, [], tmp_path / "model.pt", "cpu", Options(secondary_capture=capture))
     data = {"case": case, "skull": mask, "implant": nothing, "defect_class": "cranial"}
     return writer._write_dicom(data, tmp_path)
 

@@ -111,6 +111,7 @@ def test_without_peers_the_model_alone_is_scored(files: dict[str, Path], tmp_pat
     compare(*given, peers=False, varied_holes=1, fit_steps=1, workers=1)
 
     assert [score.method for score in read_scores(tmp_path / "scores.csv")] == METHODS[-1:] * 4
+    assert (tmp_path / "box_plots_validation.png").stat().st_size > 10_000
     with pytest.raises(InputError, match="--peers False scores the bundle's model alone; leave --unet"):
         compare(*given, unet, peers=False)
 

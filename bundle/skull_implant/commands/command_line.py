@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import fire
+from fire import helptext
 from fire.decorators import SetParseFns
+from fire.trace import FireTrace
 
 from bundle.skull_implant.errors import InputError, as_input_error
 
@@ -35,7 +37,7 @@ def run_command(function: Callable[..., int | None]) -> None:
     logging.getLogger("ignite").setLevel(logging.CRITICAL)  # its engines tell of starts and of exceptions told below
     arguments = sys.argv[1:]
     if "--help" in arguments or "-h" in arguments:
-        fire.Fire(function, command=["--help"], name=f"python -m scripts.{function.__name__}")
+        print(_help(function))
         return
     _refuse_wrong_flags(function, arguments)
     hints = typing.get_type_hints(function)
@@ -49,6 +51,13 @@ def run_command(function: Callable[..., int | None]) -> None:
         )
     except _WrongUsageError as error:
         _stop(f"{function.__name__}: {error}", USAGE_ERROR)
+
+
+def _help(function: Callable[..., Any]) -> str:
+    """Fire's help page without its short flags, which are refused here: `-o` would stand for `--overwrite`."""
+    name = f"scripts.{function.__name__}"
+    page = helptext.HelpText(function, FireTrace(function, name=name))
+    return re.sub(r"(?m)^( +)-\w, --", r"\1--", page).replace(name, f"python -m {name}")
 
 
 class _WrongUsageError(Exception):

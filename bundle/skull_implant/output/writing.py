@@ -15,6 +15,7 @@ from bundle.skull_implant.errors import CaseRefused, InputError
 from bundle.skull_implant.input.reading import case_name, folder_of_dicomdir
 from bundle.skull_implant.output.candidate_files import agreement_figures, write_candidates
 from bundle.skull_implant.output.result_folder import REPORT, check_target, whole_folder
+from bundle.skull_implant.steps.options import Options
 from bundle.skull_implant.steps.report import ReviewRules, about_run, describe, refused
 from bundle.skull_implant.steps.transforms import timed
 from bundle.skull_implant.surfaces.preview import render_preview
@@ -34,11 +35,8 @@ class CaseWriter:
         output_dir: folder of the results.
         paths: the inputs, whose result folders must not exist yet.
         model_file: for the report.
-        gamma: for the report.
-        threshold_hu: for the report.
         device: for the report.
-        overwrite: replace an earlier result.
-        secondary_capture: for DICOM input, also write the preview as a DICOM Secondary Capture.
+        options: as they were read; `overwrite` and `secondary_capture` are obeyed, the others are for the report.
         printing: how the implant is printed.
         rules: when to ask for a review.
     """
@@ -48,20 +46,16 @@ class CaseWriter:
         output_dir: str | Path,
         paths: Iterable[str],
         model_file: str | Path,
-        gamma: float,
-        threshold_hu: float,
         device: Any,
-        overwrite: bool = False,
-        secondary_capture: bool = False,
+        options: Options | None = None,
         printing: PrintSettings | None = None,
         rules: ReviewRules | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
-        self.overwrite = overwrite
-        self.secondary_capture = secondary_capture
+        self.options = options or Options()
         self.paths = [str(path) for path in paths]
         self.names = [case_name(path) for path in self.paths]
-        self.settings = (model_file, float(gamma), float(threshold_hu), str(device))
+        self.about = (model_file, self.options, str(device))
         self.printing = printing or PrintSettings()
         self.rules = rules or ReviewRules()
         self.written: list[Path] = []
@@ -74,7 +68,7 @@ class CaseWriter:
     def check_targets(self) -> None:
         """Raise InputError before any work if a result is already there or cannot be written."""
         for path, name in zip(self.paths, self.names, strict=True):
-            check_target(self.output_dir / name, folder_of_dicomdir(Path(path)), self.overwrite)
+            check_target(self.output_dir / name, folder_of_dicomdir(Path(path)), self.options.overwrite)
         parent = next(folder for folder in (self.output_dir, *self.output_dir.absolute().parents) if folder.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise InputError(
@@ -101,18 +95,18 @@ class CaseWriter:
                     candidates = write_candidates(
                         folder, data["candidates"], data["skull"], printed, self.printing, self.rules
                     )
+            with timed(data, "report"):
+                report = describe(data, printed, self.printing, about_run(*self.about), self.rules)
             with timed(data, "preview"):
                 render_preview(
                     data["skull"],
                     data["implant"],
                     folder / "preview.png",
-                    title=f"gamma {self.settings[1]:g}, {data['defect_class']}; research only",
+                    title=self._title(report),
                 )
             if data["case"].reference_files:
                 with timed(data, "DICOM"):
-                    data.setdefault("warnings", []).extend(self._write_dicom(data, folder))
-            with timed(data, "report"):
-                report = describe(data, printed, self.printing, about_run(*self.settings), self.rules)
+                    report["warnings"] += self._write_dicom(data, folder)
             if "candidates" in data:
                 report["candidates"] = candidates
             if "agreement_map" in data:
@@ -123,6 +117,12 @@ class CaseWriter:
         _log(report, data)
         return report
 
+    def _title(self, report: dict[str, Any]) -> str:
+        """Of the preview, which shows masks: a surface's clearance is not in them."""
+        status = "for review" if report["status"] == "review" else report["status"]
+        clearance = "; clearance not drawn" if self.printing.clearance_mm > 0 else ""
+        return f"gamma {report['gamma']:g}, {report['defect_class']}; {status}{clearance}; research only"
+
     def _write_dicom(self, data: dict[str, Any], folder: Path) -> list[str]:
         """Write what goes back to the archive; returns a line on each thing that could not be written."""
         try:  # lazy: highdicom needs pydicom 3, and MONAI Label an older one
@@ -130,7 +130,7 @@ class CaseWriter:
         except ImportError as error:
             rule = f"{error.name} must be installed"
             return [f"segmentation.dcm was not written: {rule}, none arrived; see requirements.txt"]
-        about = about_run(*self.settings)
+        about = about_run(*self.about)
         return write_dicom_results(
             folder,
             data["skull"],
@@ -139,14 +139,14 @@ class CaseWriter:
             Creator(about["versions"]["skull_implant"], about["weights"]["sha256"]),
             frames=data["case"].reference_frames,
             parameters={"gamma": f"{about['gamma']:g}", "defect_class": data["defect_class"]},
-            picture=folder / "preview.png" if self.secondary_capture else None,
+            picture=folder / "preview.png" if self.options.secondary_capture else None,
             tilt_degrees=data["case"].tilt.degrees if data["case"].tilt else 0.0,
         )
 
     def write_refused(self, error: CaseRefused) -> None:
         """Write the report, and nothing else, of a refused case."""
         with whole_folder(self.output_dir / self.names[0]) as folder:
-            _write_json(folder / REPORT, refused(self.names[0], error.reasons, about_run(*self.settings)))
+            _write_json(folder / REPORT, refused(self.names[0], error.reasons, about_run(*self.about)))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -52,7 +52,7 @@ class Answerd(Transform):
         if "image_path" not in data:
             return data
         data = dict(data)
-        about = about_run(self._weights(data), self.options.gamma, self.options.threshold_hu, self.device)
+        about = about_run(self._weights(data), self.options, self.device)
         if "error" in data:
             data["result"] = _refusal(data, about)
             grid = data["case"].volume.grid if "case" in data else _ONE_VOXEL

@@ -15,6 +15,7 @@ import torch
 from bundle.skull_implant.design.hole_cover import HoleCover
 from bundle.skull_implant.hashes import hash_weights
 from bundle.skull_implant.model.network import DEFECT_CLASSES, LATENT_CLASSES
+from bundle.skull_implant.steps.options import Options
 from bundle.skull_implant.surfaces.print_settings import PrintSettings
 
 
@@ -75,7 +76,7 @@ def describe(
         data: the case's dictionary after all transforms.
         printed: what the printed surface is like, of :func:`print_implant`; empty if there is no implant.
         printing: what was asked of it.
-        about: versions, weights hash, gamma.
+        about: settings, versions and weights, of :func:`about_run`.
         rules: when to ask for a review.
 
     Returns:
@@ -117,13 +118,16 @@ def refused(name: str, reasons: list[str], about: dict[str, Any]) -> dict[str, A
     return {"status": "refused", "reasons": reasons, "input": {"name": name}, **about}
 
 
-def about_run(model_file: str | Path, gamma: float, threshold_hu: float, device: str) -> dict[str, Any]:
-    """What is the same for all cases of a run: versions, weights and settings."""
+def about_run(model_file: str | Path, options: Options, device: str) -> dict[str, Any]:
+    """What is the same for all cases of a run: settings, weights and versions."""
     metadata = Path(__file__).parents[3] / "configs" / "metadata.json"
     version = json.loads(metadata.read_text())["version"] if metadata.is_file() else "unknown"
     return {
-        "gamma": gamma,
-        "threshold_hu": threshold_hu,
+        "gamma": options.gamma,
+        "requested_class": options.defect_class,
+        "threshold_hu": options.threshold_hu,
+        "fit_steps": options.fit_steps,
+        "rim_fit": options.rim_fit,
         "device": device,
         "weights": {"file": Path(model_file).name, "sha256": hash_weights(Path(model_file))},
         "versions": {

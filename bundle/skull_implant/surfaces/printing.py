@@ -60,8 +60,9 @@ def print_implant(
         write_surface(path, surface)
     checks = [surface_report(trimesh.load_mesh(path)) for path in files]  # of what a printer's software will see
     found |= checks[0] | {"watertight": all(check["watertight"] for check in checks)}
-    found["surface_volume_ml"] = found.pop("volume_ml")
-    found["surface_volume_error"] = round(1000.0 * found["surface_volume_ml"] / float(shape.volume_mm3) - 1.0, 4)
+    surface_ml = found.pop("volume_ml")
+    found["surface_volume_ml"] = round(surface_ml, 2)
+    found["surface_volume_error"] = round(1000.0 * surface_ml / float(shape.volume_mm3) - 1.0, 4)
     chords = plate_chords_mm(implant, clearance=clearance)
     found["thickness_mm"] = {key: round(value, 2) for key, value in thickness_mm(chords).items()}
     found["thinner_than_minimum"] = round(float(np.mean(chords < settings.minimum_thickness_mm)), 3)
