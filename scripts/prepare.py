@@ -43,8 +43,12 @@ def prepare(
     folder = Path(dataset_dir)
     if (folder / DATALIST).exists():
         raise InputError(f"{dataset_dir}: DATASET_DIR must not hold a {DATALIST} yet; remove it or name another folder")
-    if len(spatial_size) != 3:
-        raise InputError(f"--spatial_size must be three numbers, got {spatial_size}; for example 256,256,128")
+    if len(spatial_size) != 3 or min(spatial_size) < 1:
+        raise InputError(
+            f"--spatial_size must be three numbers of 1 or more, got {spatial_size}; for example 256,256,128"
+        )
+    if not 0.0 <= validation_share <= 1.0:
+        raise InputError(f"--validation_share must lie between 0 and 1, got {validation_share:g}; 0 takes one")
     sources = preparing.find_sources(Path(source))
     holed = preparing.find_sources(Path(defective)) if defective else []
     validation = preparing.validation_names([each.name for each in sources], split, validation_share, seed)

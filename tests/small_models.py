@@ -81,10 +81,6 @@ def vault_dataset(folder: Path) -> None:
     write_datalist(folder, {"training": training, "validation": [], "defective": guessed}, VAULT_BOX, egg)
 
 
-def as_numpy(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy()
-
-
 def tables_of_two_modes(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Maps (count, 2, N, N) that are a mean and two smooth modes, and the modes."""
     rays = VaultRays(3.0)

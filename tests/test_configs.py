@@ -194,6 +194,14 @@ def test_every_training_checks_what_it_needs_before_it_runs(name: str) -> None:
             assert "$errors.exit_if_refused(statistics.check_completer, @start_model)" in before
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_joins_other_processes_leaves_them_at_its_end(name: str) -> None:
+    for key, steps in load(name).items():
+        if isinstance(steps, list) and any("$processes." in str(step) for step in steps):
+            assert "$processes.join(@chosen_device)" in steps[:-1], key
+            assert steps[-1] == "$processes.leave()", key
+
+
 @pytest.mark.parametrize("key", ["dataset_dir", "output_dir", "model_file", "device"])
 @pytest.mark.parametrize("name", WHOLE)
 def test_every_workflow_honors_the_four_common_keys(name: str, key: str) -> None:

@@ -104,6 +104,33 @@ def test_the_app_holds_the_bundle_anew_at_each_start(installed: Path, tmp_path: 
     assert [path.name for path in (app / "model").iterdir()] == ["skull_implant"]
 
 
+def test_a_start_that_is_killed_while_it_replaces_the_bundle_loses_no_weights(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("skull_implant/models/model.pt", b"released")
+    app = prepare_app(tmp_path / "a.zip", tmp_path / "apps", installed)
+    models = app / "model" / "skull_implant" / "models"
+    (models / "model_until_1.pt").write_bytes(b"of this site")
+    rename = Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if target == models.parent:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_app(tmp_path / "a.zip", tmp_path / "apps", installed)
+    assert not models.parent.exists()
+    monkeypatch.undo()
+
+    prepare_app(tmp_path / "a.zip", tmp_path / "apps", installed)
+
+    assert (models / "model_until_1.pt").read_bytes() == b"of this site"
+    assert [path.name for path in (app / "model").iterdir()] == ["skull_implant"]
+
+
 def test_weights_that_the_site_trained_are_registered_in_the_bundle_unpacked_anew(
     installed: Path, tmp_path: Path
 ) -> None:

@@ -337,8 +337,8 @@ def test_finetuning_does_not_go_on_with_another_model_or_other_skulls(
 @pytest.mark.parametrize(
     ("overlay", "entry", "words", "message"),
     [
-        ("compact", "training", (), "nowhere: dataset_dir must hold a dataset.json; run `python -m scripts.prepare"),
-        ("finetune", "finetuning", (), "nowhere: dataset_dir must hold a dataset.json"),
+        ("compact", "training", (), "nowhere: dataset_dir must hold a dataset.json that scripts.prepare wrote; run"),
+        ("finetune", "finetuning", (), "nowhere: dataset_dir must hold a dataset.json that"),
         ("facial", "facial_training", ("--start_model", "no.pt"), "no.pt: model_file must exist"),
         ("holes", "hole_training", ("--start_model", "no.pt"), "no.pt: model_file must exist"),
         ("compact", "training", ("--stage1_epochs", "0"), "stage1_epochs must be a whole number of 1 or more, got 0"),
@@ -347,6 +347,11 @@ def test_finetuning_does_not_go_on_with_another_model_or_other_skulls(
         ("compact", "training", ("--batch_size", "0"), "batch_size must be a whole number of 1 or more, got 0"),
         ("compact", "training", ("--device", "gpu"), "device must be auto, cpu or cuda, got 'gpu'"),
         ("evaluate", "evaluating", ("--device", "gpu"), "device must be auto, cpu or cuda, got 'gpu'"),
+        ("evaluate", "evaluating", ("--source_dir", "no"), "no: SOURCE must hold volume files"),
+        ("evaluate", "drawing", ("--seed", "1"), "scores.csv"),
+        ("compact", "training", ("--validation_interval", "0"), "validation_interval must be a whole number of 1 or"),
+        ("unet", "training_unet", ("--edge_samples", "0"), "edge_samples must be a whole number of 1 or more, got 0"),
+        ("facial", "facial_training", ("--facial_sites", "['chin']"), "sites must be some of frontal_right, "),
     ],
 )
 def test_what_a_training_lacks_is_said_in_one_line_before_any_work(

@@ -323,6 +323,7 @@ def test_the_exit_status_is_0_only_without_failures(tree: Path, monkeypatch: pyt
     ("words", "message"),
     [
         (("--workers", "-1"), "--workers and --memory_gb must be 0 or more"),
+        (("--memory_gb", "nan"), "--workers and --memory_gb must be 0 or more and finite"),
         (("--defect_class", "spinal"), "--defect_class must be auto, cranial or facial, got 'spinal'"),
         (("--gamma", "nan"), "--gamma must lie between -10 and 10, got nan; 1 completes"),
         (("--gamma", "10.5"), "--gamma must lie between -10 and 10, got 10.5; 1 completes"),

@@ -65,6 +65,21 @@ def test_an_unknown_flag_ends_with_2_before_the_function_runs(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(("seed", "status"), [("-1", 1), ("0", 0), ("x", 2)])
+def test_a_seed_is_no_negative_number(
+    seed: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def draw(seed: int = 0) -> None:
+        """Draw a case."""
+
+    monkeypatch.setattr(sys, "argv", ["draw", "--seed", seed])
+    with pytest.raises(SystemExit) as ended:
+        run_command(draw)
+
+    assert ended.value.code == status
+    assert ("--seed must be 0 or more, got -1" in capsys.readouterr().err) == (status == 1)
+
+
 @pytest.mark.parametrize("words", [(), ("--overwrite",), ("--share", "0.1")])
 def test_a_missing_argument_ends_with_2_and_names_it(
     words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, calls: Calls, capsys: pytest.CaptureFixture[str]

@@ -112,6 +112,18 @@ def test_a_vault_cut_off_by_a_round_field_of_view_is_refused() -> None:
             assert check_vault(with_values(case, cut.volume.voxels), skull) == []
 
 
+def test_a_round_field_of_view_whose_slices_are_not_axial_is_looked_at_in_the_vault_alone() -> None:
+    i, j = np.indices(SIZE[:2])
+    outside = (i - 44.5) ** 2 + (j - 54.5) ** 2 > 44**2
+    bone = np.zeros(SIZE, bool)
+    bone[40:45, 20:80, 10:50] = True
+    case, skull = ct(bone, np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]))  # up along the first axis
+    cut = with_values(case, np.where(outside[:, :, None], -1024, np.where(bone, 900, -990)))
+
+    assert round_field_of_view(cut.volume.voxels) is not None
+    assert check_vault(cut, skull, FitnessRules(vault_mm=5.0)) == []
+
+
 @pytest.mark.parametrize("degrees", [-18.0, 6.0, 18.0])
 def test_a_tilt_that_was_corrected_hides_no_cut(degrees: float) -> None:
     """Slices of a head, cut by the scanner's square or round field of view, come from a tilted gantry."""

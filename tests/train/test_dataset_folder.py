@@ -83,7 +83,7 @@ def test_a_case_that_is_not_as_written_is_refused(folder: Path, damage: str) -> 
     if damage != "missing":
         path.write_bytes(content if damage == "changed" else content[:-1])
 
-    with pytest.raises(InputError, match=r"cases/without\.npz: must be as scripts\.prepare wrote it"):
+    with pytest.raises(InputError, match=r"cases/without\.npz: must be (as|where) scripts\.prepare wrote it"):
         DatasetFolder(folder).read("training", BOX.spatial_size)
 
 
@@ -92,16 +92,34 @@ def test_an_empty_part_is_refused_with_the_way_out(folder: Path) -> None:
         DatasetFolder(folder).read("validation", BOX.spatial_size)
 
 
-@pytest.mark.parametrize("damage", ["no folder", "no datalist", "cut off"])
+def test_what_a_training_lacks_is_found_without_reading_a_skull(folder: Path) -> None:
+    dataset = DatasetFolder(folder)
+    with pytest.raises(InputError, match="validation must list at least one skull"):
+        dataset.check()
+    dataset.lists["validation"] = dataset.lists["training"][:1]
+    dataset.check()
+    (folder / dataset.lists["training"][-1]["image"]).unlink()
+
+    with pytest.raises(InputError, match=r"\.npz: must be where scripts\.prepare wrote it, it is missing"):
+        dataset.check()
+
+
+OTHER_LISTS = {"cut off": '{"training": [', "a Decathlon's": '{"training": [], "numTraining": 0}', "a list": "[1, 2]"}
+
+
+@pytest.mark.parametrize("damage", ["no folder", "no datalist", *OTHER_LISTS])
 def test_a_folder_without_a_datalist_is_refused_with_the_command_that_makes_one(folder: Path, damage: str) -> None:
     if damage == "no folder":
         shutil.rmtree(folder)
     elif damage == "no datalist":
         (folder / DATALIST).unlink()
     else:
-        (folder / DATALIST).write_text((folder / DATALIST).read_text()[:50])
+        (folder / DATALIST).write_text(OTHER_LISTS[damage])
 
-    with pytest.raises(InputError, match=r"must hold a dataset\.json; run `python -m scripts\.prepare SOURCE"):
+    with pytest.raises(
+        InputError,
+        match=r"must hold a dataset\.json that .* run `python -m scripts\.prepare SOURCE",
+    ):
         DatasetFolder(folder)
 
 

@@ -128,6 +128,8 @@ def test_without_a_skull_that_can_be_aligned_no_dataset_is_written(tmp_path: Pat
     ("settings", "message"),
     [
         ({"spatial_size": (32, 32)}, "must be three numbers"),
+        ({"spatial_size": (32, 0, 32)}, "must be three numbers of 1 or more"),
+        ({"validation_share": float("nan")}, "--validation_share must lie between 0 and 1, got nan"),
         ({"template": "missing.pt"}, "missing.pt: model_file must exist"),
         ({"split": "missing.json"}, "missing.json: a split must be JSON with a list 'validation'"),
         ({"validation_share": 1.0}, "all 2 skulls are for validation"),

@@ -70,7 +70,7 @@ def test_a_dataset_at_half_the_size_holds_shares_of_bone(folder: Path, dataset: 
 
 
 def test_a_folder_without_a_dataset_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"must hold a dataset\.json; run `python -m scripts\.prepare"):
+    with pytest.raises(InputError, match=r"must hold a dataset\.json that .* run `python -m scripts\.prepare"):
         SkullDataset(str(tmp_path), "training", (8, 8, 8))
 
 

@@ -64,9 +64,11 @@ class Resources:
         Raises:
             InputError: a number below 0, or no time.
         """
-        if self.workers < 0 or self.memory_gb < 0 or not self.timeout_s > 0:
+        if self.workers < 0 or not 0 <= self.memory_gb < math.inf or not self.timeout_s > 0:
             found = f"{self.workers}, {self.memory_gb:g} and {self.timeout_s:g} arrived"
-            raise InputError(f"--workers and --memory_gb must be 0 or more, --timeout_s more than 0: {found}")
+            raise InputError(
+                f"--workers and --memory_gb must be 0 or more and finite, --timeout_s more than 0: {found}"
+            )
         if self.scheduler:
             return self
         memory_gb = self.memory_gb or 0.75 * MEMORY_LIMIT / 1e9
@@ -209,16 +211,18 @@ def _run_all(requests: list[CaseRequest], work: str, resources: Resources) -> It
         first = [future for _ in range(in_flight) if (future := submit()) is not None]
         running = distributed.as_completed(first)
         full = False
-        for future in running:
-            outcome = _outcome(future, names[future.key])
-            future.release()
-            full = full or outcome.no_space
-            following = None if full else submit()
-            if following is not None:
-                running.add(following)
-            yield outcome
-        with contextlib.suppress(Exception):
-            client.run(stop_case_processes, batch)
+        try:
+            for future in running:
+                outcome = _outcome(future, names[future.key])
+                future.release()
+                full = full or outcome.no_space
+                following = None if full else submit()
+                if following is not None:
+                    running.add(following)
+                yield outcome
+        finally:  # also when interrupted: a cluster's workers would keep their processes and the models in them
+            with contextlib.suppress(Exception):
+                client.run(stop_case_processes, batch)
 
 
 def _outcome(future: distributed.Future, name: str) -> CaseOutcome:

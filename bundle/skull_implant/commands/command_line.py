@@ -51,6 +51,8 @@ def run_command(function: Callable[..., int | None]) -> None:
         )
     except _WrongUsageError as error:
         _stop(f"{function.__name__}: {error}", USAGE_ERROR)
+    except InputError as error:
+        _stop(str(error), INPUT_ERROR)
 
 
 def _help(function: Callable[..., Any]) -> str:
@@ -135,8 +137,11 @@ def _parse(hint: Any, name: str, text: str) -> Any:
             return tuple(item(part) for part in text.strip("()[]").split(",") if part.strip())
         if kind is float:
             return float(text)
-        return Path(text) if kind is Path else kind(text)
+        value = Path(text) if kind is Path else kind(text)
     except (ValueError, KeyError) as error:
         raise _WrongUsageError(
             f"--{name} must be {getattr(kind, '__name__', kind)}, got {text!r}; see --help"
         ) from error
+    if name == "seed" and int(text) < 0:
+        raise InputError(f"--seed must be 0 or more, got {text}; leave it out for the default")
+    return value

@@ -133,7 +133,7 @@ def _touches(case: Case, skull: Volume, rules: FitnessRules) -> dict[str, float]
             touches[name] = float(bone[(slice(None),) * axis + (end,)].sum() * face)
     padding = None if case.is_mask else round_field_of_view(scan.voxels)
     if padding is not None:
-        touches["the edge of the round field of view"] = _next_to(bone, padding, spacing)
+        touches["the edge of the round field of view"] = _next_to(bone, padding[slab[:2]], spacing)
     return touches
 
 

@@ -103,14 +103,20 @@ def prepare_app(package: Path, folder: Path, installed: Path | None = None) -> P
         copy_function=shutil.copy,
     )
     model, fresh = app / "model" / BUNDLE_NAME, app / "model" / ".new" / BUNDLE_NAME
+    old = fresh.with_name(f"{BUNDLE_NAME}.old")
+    if old.exists() and not model.exists():  # killed between the renames below: the site's weights are in there
+        old.rename(model)
     shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
     with zipfile.ZipFile(package) as archive:
         archive.extractall(fresh.parent)
     if told := carry_over(model / "models", fresh / "models"):
         logger.info(told)
         register_weights(fresh)
-    shutil.rmtree(model, ignore_errors=True)
+    if model.exists():
+        model.rename(old)
     fresh.rename(model)
+    shutil.rmtree(old, ignore_errors=True)
     fresh.parent.rmdir()
     return app
 

@@ -109,12 +109,12 @@ def open_dataset(dataset_dir: str | Path) -> DatasetFolder:
 
 
 def check_dataset(dataset_dir: str | Path) -> None:
-    """Raise InputError where :func:`open_dataset` finds neither, without preparing anything."""
+    """Raise InputError where :func:`open_dataset` finds neither or a part of it is missing; nothing is prepared."""
     path = Path(dataset_dir)
     if path.is_file():
         read_datalist(path)
     else:
-        DatasetFolder(path)
+        DatasetFolder(path).check()
 
 
 def dataset_hash(dataset_dir: str | Path) -> str:

@@ -99,19 +99,17 @@ class DatasetFolder:
         self.folder = Path(folder)
         try:
             content = json.loads((self.folder / DATALIST).read_text())
-        except (OSError, json.JSONDecodeError) as error:
+            box, template = content["box"], content["template"]
+            self.lists: dict[str, list[dict[str, str]]] = {key: content.get(key, []) for key in PARTS}
+            self.box = CanonicalBox(tuple(box["spatial_size"]), tuple(box["size_mm"]), float(box["top_mm"]))
+            self.template = VaultTemplate(
+                np.asarray(template["radii_mm"]), float(template["step_deg"]), np.asarray(template["usual_rotation"])
+            )
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{folder}: dataset_dir must hold a {DATALIST}; run `python -m scripts.prepare SOURCE {folder}`"
+                f"{folder}: dataset_dir must hold a {DATALIST} that scripts.prepare wrote; "
+                f"run `python -m scripts.prepare SOURCE {folder}`, or give a datalist's own file"
             ) from error
-        self.lists: dict[str, list[dict[str, str]]] = {key: content.get(key, []) for key in PARTS}
-        self.box = CanonicalBox(
-            tuple(content["box"]["spatial_size"]), tuple(content["box"]["size_mm"]), float(content["box"]["top_mm"])
-        )
-        self.template = VaultTemplate(
-            np.asarray(content["template"]["radii_mm"]),
-            float(content["template"]["step_deg"]),
-            np.asarray(content["template"]["usual_rotation"]),
-        )
 
     def read(self, part: str, spatial_size: tuple[int, int, int]) -> list[PreparedSkull]:
         """Skulls of one of :data:`PARTS` at a grid size.
@@ -119,12 +117,28 @@ class DatasetFolder:
         Raises:
             InputError: a case is missing or damaged, or the part is empty.
         """
+        self._check_listed(part)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # unpacking and resampling leave Python's lock alone
+            return list(pool.map(lambda entry: self._read_one(entry, spatial_size), self.lists[part]))
+
+    def check(self) -> None:
+        """Raise InputError where a part that training needs is empty, or a file is not there; nothing is read."""
+        for part in PARTS:
+            self._check_listed(part)
+            for entry in self.lists[part]:
+                self._file(entry)
+
+    def _check_listed(self, part: str) -> None:
         if not self.lists[part] and part != "defective":
             raise InputError(
                 f"{self.folder.name}: {part} must list at least one skull, got none; prepare with --validation_share"
             )
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # unpacking and resampling leave Python's lock alone
-            return list(pool.map(lambda entry: self._read_one(entry, spatial_size), self.lists[part]))
+
+    def _file(self, entry: dict[str, str]) -> Path:
+        path = self.folder / entry["image"]
+        if not path.is_file():
+            raise InputError(f"{entry['image']}: must be where scripts.prepare wrote it, it is missing; prepare again")
+        return path
 
     def skulls(self, part: str, spatial_size: tuple[int, int, int]) -> Iterator[PreparedSkull]:
         """As :meth:`read`, one after the other."""
@@ -132,11 +146,9 @@ class DatasetFolder:
             yield self._read_one(entry, spatial_size)
 
     def _read_one(self, entry: dict[str, str], spatial_size: tuple[int, int, int]) -> PreparedSkull:
-        path = self.folder / entry["image"]
-        if not path.is_file() or hash_file(path) != entry["sha256"]:
-            raise InputError(
-                f"{entry['image']}: must be as scripts.prepare wrote it, it is missing or changed; prepare again"
-            )
+        path = self._file(entry)
+        if hash_file(path) != entry["sha256"]:
+            raise InputError(f"{entry['image']}: must be as scripts.prepare wrote it, it has changed; prepare again")
         with np.load(path) as arrays:
             shape = tuple(int(size) for size in arrays["shape"])
             volumes = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -275,13 +276,22 @@ def held_out_skulls(dataset_dir: str, network: SkullCompleter) -> UnrolledSkulls
     Raises:
         InputError: it has none.
     """
+    return UnrolledSkulls(dataset_dir, "validation", model=_shape_model(network))
+
+
+def check_start_model(model_file: str | Path) -> None:
+    """Raise InputError where a file is no completer with a shape model."""
+    _shape_model(SkullCompleter.from_file(model_file))
+
+
+def _shape_model(network: SkullCompleter) -> TableModel:
     model = TableModel.of(network)
     if model is None:
         raise InputError(
             "start_model must hold a shape model of the vault's tables, has none; "
             "`run table_fitting` of finetune.yaml adds it"
         )
-    return UnrolledSkulls(dataset_dir, "validation", model=model)
+    return model
 
 
 _INPUTS = ("features", "expected", "truth", "asked")

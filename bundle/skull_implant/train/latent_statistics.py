@@ -183,11 +183,11 @@ def save_completer(network: nn.Module, model_file: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial.{path.name}")
     try:
-        state = {key: value.cpu() for key, value in network.state_dict().items()}
-        halves: dict[int, torch.Tensor] = {}  # MONAI's U-Net names each weight twice
-        for key, value in state.items():
-            if key.startswith(DEFECT_NETWORKS):
-                state[key] = halves.setdefault(value.data_ptr(), value.half())
+        copies: dict[tuple[int, torch.Size], torch.Tensor] = {}  # MONAI's U-Net names each weight twice
+        state = {}
+        for key, value in network.state_dict().items():
+            half = value.half() if key.startswith(DEFECT_NETWORKS) else value
+            state[key] = copies.setdefault((value.data_ptr(), value.shape), half.cpu())  # a GPU's copies are others
         torch.save(state, partial)
         if is_own(path) and path.is_file():
             kept = path.with_name(f"model_before_{hash_weights(path)[:8]}.pt")

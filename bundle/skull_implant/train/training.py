@@ -99,6 +99,11 @@ def check_counts(**counts: int) -> None:
             raise InputError(f"{name} must be a whole number of 1 or more, got {count!r}; leave it out for the default")
 
 
+def check_interval(validation_interval: int) -> None:
+    """Raise InputError where no epoch can be the one that is scored."""
+    check_counts(validation_interval=validation_interval)
+
+
 class ResumableCheckpoint:
     """Saves everything a stage needs at the end of each epoch, atomically, and continues from it at the next start.
 

@@ -81,6 +81,13 @@ class SkullDataset(Dataset[dict[str, torch.Tensor]]):
 Cut = CranialHole | FacialShares | None
 
 
+def check_sites(sites: Sequence[str]) -> None:
+    """Raise InputError where varied cranial holes have no site, or an unknown one."""
+    unknown = [site for site in sites if site not in CRANIAL_SITES]
+    if unknown or not sites:
+        raise InputError(f"sites must be some of {', '.join(CRANIAL_SITES)}, got {', '.join(unknown) or 'none'}")
+
+
 class DefectCutter:
     """Cuts the defect of a class into skulls.
 
@@ -107,9 +114,7 @@ class DefectCutter:
         if edge_samples < 1:
             raise InputError(f"edge_samples must be at least 1, got {edge_samples}")
         self.sites = list(CRANIAL_SITES if sites is None else sites)
-        unknown = [site for site in self.sites if site not in CRANIAL_SITES]
-        if unknown or not self.sites:
-            raise InputError(f"sites must be some of {', '.join(CRANIAL_SITES)}, got {', '.join(unknown) or 'none'}")
+        check_sites(self.sites)
         self.box = box
         self.points = box.coordinates()
         self.official_share = official_share
