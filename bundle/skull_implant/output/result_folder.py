@@ -37,7 +37,7 @@ def _report(folder: Path) -> dict[str, Any]:
 
 
 def check_target(target: Path, source: Path, overwrite: bool) -> None:
-    """Raise InputError unless results may come to a folder: it is new, or holds an earlier result and nothing else.
+    """Raise InputError unless results may come to a folder: it is new, empty, or an earlier result, whatever was put beside it.
 
     The report of a refusal alone may be replaced in any case: what was wrong may have been mended.
 
