@@ -37,7 +37,7 @@ def _report(folder: Path) -> dict[str, Any]:
 
 
 def check_target(target: Path, source: Path, overwrite: bool) -> None:
-    """Raise InputError unless results may come to a folder: it is new, empty, or an earlier result, whatever was put beside it.
+    """Raise InputError unless results may come to a folder: new, empty, or an earlier result, whatever was added to it.
 
     The report of a refusal alone may be replaced in any case: what was wrong may have been mended.
 
