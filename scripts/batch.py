@@ -55,8 +55,8 @@ def batch(
     from pathlib import Path
 
     from bundle.skull_implant.archive.batch import Resources, run_batch
+    from bundle.skull_implant.model.shipped_weights import model_path
 
-    root = Path(__file__).resolve().parents[1]
     settings = {
         "gamma": gamma,
         "defect_class": defect_class,
@@ -74,7 +74,7 @@ def batch(
         Path(input_root),
         Path(output_root),
         settings,
-        root / model_file if model_file == "models/model.pt" else Path(model_file),
+        model_path(model_file),
         device=device,
         overwrite=overwrite,
         resources=Resources(workers, memory_gb, timeout_s, scheduler),

@@ -30,6 +30,7 @@ def benchmark(
     from pathlib import Path
 
     from bundle.skull_implant.errors import InputError
+    from bundle.skull_implant.whole_files import check_writable
 
     if what not in ("inference", "training"):
         raise InputError(f"benchmark: what must be inference or training, got {what!r}")
@@ -41,6 +42,7 @@ def benchmark(
     if cases < 0 or min(workers, default=0) < 1:
         raise InputError(f"--cases must be 0 or more and --workers 1 or more, got {cases} and {workers}")
     root, folder = Path(__file__).resolve().parents[1], Path(output_dir)
+    check_writable(folder)
     voxels = (size[0], size[1], size[2])
     if what == "inference":
         from bundle.skull_implant.speed import benchmarking

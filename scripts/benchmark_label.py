@@ -17,9 +17,11 @@ def benchmark_label(
 
     from bundle.skull_implant.errors import InputError
     from bundle.skull_implant.slicer.label_server import check_environment
+    from bundle.skull_implant.whole_files import check_writable
 
     if len(size) != 3 or min(size) < 64 or runs < 1:
         raise InputError(f"--size must be three numbers of 64 or more and --runs at least 1, got {size} and {runs}")
+    check_writable(output_dir)
     root = Path(__file__).resolve().parents[1]
     check_environment(root / "requirements-label.txt")
     from bundle.skull_implant.slicer.label_benchmark import benchmark_label as measure

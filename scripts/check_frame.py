@@ -28,6 +28,7 @@ def check_frame(
     from bundle.skull_implant.errors import InputError
     from bundle.skull_implant.frame.canonical_grid import CanonicalBox
     from bundle.skull_implant.model.network import SkullCompleter
+    from bundle.skull_implant.model.shipped_weights import model_path
     from bundle.skull_implant.scores.frame_check import FrameCheck, check_frames
 
     if workers < 1 or cases < 0 or ceiling_cases < 0:
@@ -35,7 +36,7 @@ def check_frame(
             "--workers must be at least 1, --cases and --ceiling_cases at least 0, "
             f"got {workers}, {cases} and {ceiling_cases}; 0 cases takes all"
         )
-    network = SkullCompleter.from_file(model_file)
+    network = SkullCompleter.from_file(model_path(model_file))
     own = network.box
     sizes = dict.fromkeys([(256, 256, 128), (128, 128, 64), own.spatial_size])
     boxes = tuple(CanonicalBox(size, own.size_mm, own.top_mm) for size in sizes)

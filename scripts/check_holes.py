@@ -27,13 +27,14 @@ def check_holes(
     """
     from pathlib import Path
 
+    from bundle.skull_implant.model.shipped_weights import model_path
     from bundle.skull_implant.scores import hole_check
 
-    root = Path(__file__).resolve().parents[1]
-    weights = root / model_file if model_file == "models/model.pt" else Path(model_file)
     chosen = tuple(part for part in sites.split(",") if part)
     folder = Path(output_dir)
-    rows = hole_check.check_head(input, folder, weights, threshold_hu, chosen, seed, keep_masks, overwrite)
+    rows = hole_check.check_head(
+        input, folder, model_path(model_file), threshold_hu, chosen, seed, keep_masks, overwrite
+    )
     print(hole_check.hole_table(rows))
     print(f"wrote {folder}/holes.csv and {folder}/holes.md")
 

@@ -41,6 +41,7 @@ def compare(
     from pathlib import Path
 
     from bundle.skull_implant.errors import InputError
+    from bundle.skull_implant.model.shipped_weights import model_path
     from bundle.skull_implant.scores.evaluation import evaluate
     from bundle.skull_implant.scores.figures import plot_implant_scores
     from bundle.skull_implant.scores.score_table import read_scores
@@ -53,6 +54,7 @@ def compare(
         )
     if not peers and (unet or beta100):
         raise InputError("--peers False scores the bundle's model alone; leave --unet and --beta100 out")
+    model_file = str(model_path(model_file))
     methods: dict[str, ModelSettings] = {}
     if peers:
         for flag, given in (("unet", unet), ("beta100", beta100)):

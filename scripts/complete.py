@@ -50,10 +50,10 @@ def complete(
     tell_and_check(input)
 
     from bundle.skull_implant.commands import completion
+    from bundle.skull_implant.model.shipped_weights import model_path
 
     root = Path(__file__).resolve().parents[1]
-    if model_file == "models/model.pt":
-        settings["model_file"] = str(root / model_file)
+    settings["model_file"] = str(model_path(model_file))
     chosen = completion.choose_device(device)
     for folder in completion.complete(
         root / "configs" / "inference.yaml", dataset_dir=input, device=chosen, **settings

@@ -35,9 +35,11 @@ def import_published(
     from bundle.skull_implant.peers.published import import_checkpoints, mean_codes_of_file
     from bundle.skull_implant.train.latent_statistics import save_completer
     from bundle.skull_implant.train.preparing import find_sources
+    from bundle.skull_implant.whole_files import check_writable
 
     if Path(model_file).exists() and not overwrite:
         raise InputError(f"{model_file}: already there; name another file or pass --overwrite")
+    check_writable(Path(model_file).parent)
     if len(spatial_size) != 3 or min(spatial_size) < 1:
         raise InputError(f"--spatial_size must be three numbers above 0, got {spatial_size}; for example 256,256,128")
     folders = {"complete": complete, "cranial": cranial, "facial": facial}

@@ -17,7 +17,9 @@ def make_demo_ct(output_dir: str, seed: int = 0, overwrite: bool = False) -> Non
     from bundle.skull_implant.output.dicom_writing import write_ct_series
     from bundle.skull_implant.synthetic.synthetic_head import synthetic_head
     from bundle.skull_implant.volume import write_volume
+    from bundle.skull_implant.whole_files import check_writable
 
+    check_writable(output_dir)
     series, truth = Path(output_dir) / "ct", Path(output_dir) / "truth"
     targets = (series, truth / "complete_skull.nii.gz", truth / "implant.nii.gz")
     for path in targets:
@@ -26,7 +28,6 @@ def make_demo_ct(output_dir: str, seed: int = 0, overwrite: bool = False) -> Non
     head = synthetic_head(seed)
     hole_ml = head.implant.voxels.sum() * head.implant.grid.voxel_ml
     print(f"synthetic head {seed}: {' x '.join(map(str, head.hu.grid.size))} voxels, a hole of {hole_ml:.1f} ml")
-    truth.mkdir(parents=True, exist_ok=True)
     write_volume(targets[1], head.complete_skull)
     write_volume(targets[2], head.implant)
     write_ct_series(series, head.hu, uid_seed=f"head {seed}", overwrite=overwrite)

@@ -24,8 +24,10 @@ def picture_label(
 
     from bundle.skull_implant.errors import InputError
     from bundle.skull_implant.input.reading import case_name, read_case
+    from bundle.skull_implant.slicer.label_client import ask
     from bundle.skull_implant.slicer.label_server import REMEDY
     from bundle.skull_implant.volume import Volume
+    from bundle.skull_implant.whole_files import check_writable, whole_file
 
     try:
         import SimpleITK as sitk
@@ -40,22 +42,19 @@ def picture_label(
     except ImportError as error:
         raise InputError(f"{error.name} must be installed here; {REMEDY}") from error
 
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = check_writable(output_dir)
     answers = {}
     with tempfile.TemporaryDirectory() as downloads:
         client = MONAILabelClient(server, tmpdir=downloads)
         for gamma in gammas:
-            asked = {"result_extension": ".nrrd", "result_dtype": "uint8", "gamma": gamma}
-            file, result = client.infer("skull_implant", case_name(scan), asked)
-            if result["status"] == "refused":
-                raise InputError(f"{scan}: the server refused it: {'; '.join(result['reasons'])}")
+            file, _ = ask(client, case_name(scan), {"gamma": gamma})
             segmentation = Path(downloads) / f"{gamma}.seg.nrrd"
             write_segmentation(segmentation, Volume.from_image(sitk.ReadImage(file)))
             answers[gamma] = read_segments(segmentation)
         nearest = min(gammas, key=lambda gamma: abs(gamma - 1.0))
         kept = folder / f"{case_name(scan)}.seg.nrrd"
-        kept.write_bytes((Path(downloads) / f"{nearest}.seg.nrrd").read_bytes())
+        with whole_file(kept) as partial:
+            partial.write_bytes((Path(downloads) / f"{nearest}.seg.nrrd").read_bytes())
     pictures = folder / "label_segments.png", folder / "label_gamma.png"
     draw_segments(read_case(scan).volume, answers[nearest], pictures[0], (window_hu[0], window_hu[1]))
     draw_gammas(answers, pictures[1])

@@ -13,7 +13,9 @@ def plot_curves(runs: str, path: str) -> None:
     from pathlib import Path
 
     from bundle.skull_implant.scores import figures
+    from bundle.skull_implant.whole_files import check_writable
 
+    check_writable(Path(path).parent)
     figures.plot_curves([each for each in runs.split(",") if each], Path(path))
     print(f"wrote {path}")
 

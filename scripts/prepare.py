@@ -36,9 +36,11 @@ def prepare(
     from bundle.skull_implant.errors import InputError
     from bundle.skull_implant.frame.canonical_grid import CanonicalBox
     from bundle.skull_implant.model.network import SkullCompleter
+    from bundle.skull_implant.model.shipped_weights import model_path
     from bundle.skull_implant.train import preparing
     from bundle.skull_implant.train.dataset_folder import DATALIST
     from bundle.skull_implant.train.hole_filling import fill_hole
+    from bundle.skull_implant.whole_files import check_writable
 
     folder = Path(dataset_dir)
     if (folder / DATALIST).exists():
@@ -49,6 +51,7 @@ def prepare(
         )
     if not 0.0 <= validation_share <= 1.0:
         raise InputError(f"--validation_share must lie between 0 and 1, got {validation_share:g}; 0 takes one")
+    check_writable(folder)
     sources = preparing.find_sources(Path(source))
     holed = preparing.find_sources(Path(defective)) if defective else []
     validation = preparing.validation_names([each.name for each in sources], split, validation_share, seed)
@@ -58,10 +61,10 @@ def prepare(
     vault = (
         preparing.build_template(training, threshold_hu)
         if template == "build"
-        else SkullCompleter.from_file(template).template
+        else SkullCompleter.from_file(model_path(template)).template
     )
     box = CanonicalBox((spatial_size[0], spatial_size[1], spatial_size[2]))
-    fill = partial(fill_hole, network=SkullCompleter.from_file(completer)) if holed else None
+    fill = partial(fill_hole, network=SkullCompleter.from_file(model_path(completer))) if holed else None
     preparing.prepare_dataset(sources, folder, validation, vault, box, threshold_hu, holed, fill)
 
 

@@ -144,8 +144,8 @@ def one_slice(folder: Path) -> Path:
     ("make", "reason"),
     [
         (missing, "no such file or folder"),
-        (empty_folder, ""),
-        (folder_of_texts, ""),
+        (empty_folder, "must hold a CT series, an empty folder arrived"),
+        (folder_of_texts, "must hold a CT series, not DICOM (1 files) arrived"),
         (text_file, "not readable as NIfTI"),
         (empty_file, "the file is empty"),
         (picture, "unknown format"),

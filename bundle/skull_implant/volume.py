@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from bundle.skull_implant.whole_files import whole_file
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -99,17 +101,14 @@ def write_volume(path: Path, volume: Volume) -> None:
         volume: what to write.
 
     Raises:
-        OSError: there is no room for it.
+        OSError: there is no room for it, or the folder cannot be written.
     """
-    partial = path.with_name(f".partial.{path.name}")
     image = volume.to_image()
-    try:
+    with whole_file(path) as partial:
+        partial.touch()  # the system's own error, where ITK's would not tell why
         sitk.WriteImage(image, str(partial), useCompression=True)
         if not _is_whole(partial, image):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path.name)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _is_whole(path: Path, image: sitk.Image, nifti_header_bytes: int = 352) -> bool:

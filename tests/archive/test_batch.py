@@ -327,7 +327,7 @@ def test_the_exit_status_is_0_only_without_failures(tree: Path, monkeypatch: pyt
         (("--defect_class", "spinal"), "--defect_class must be auto, cranial or facial, got 'spinal'"),
         (("--gamma", "nan"), "--gamma must lie between -10 and 10, got nan; 1 completes"),
         (("--gamma", "10.5"), "--gamma must lie between -10 and 10, got 10.5; 1 completes"),
-        (("--threshold_hu", "inf"), "--threshold_hu must be a finite number, got inf"),
+        (("--threshold_hu", "inf"), "--threshold_hu must lie between -32768 and 65535, got inf"),
         (("--candidates", "0"), "--candidates must lie between 1 and 20, got 0; 1 is the implant alone"),
         (("--candidates", "1000"), "--candidates must lie between 1 and 20, got 1000"),
         (("--model_file", "none.pt"), "none.pt: model_file must be a file that can be read"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +76,14 @@ def test_bad_arguments_are_refused_before_any_work(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match=r"--method must be one of .*scores\.csv, got 'other'; .* have: fitted"):
         picture_cases(tmp_path / "scores.csv", *arguments, "other")
+    with pytest.raises(InputError, match=r"protocol\.json: the evaluation's protocol must lie beside its scores"):
+        picture_cases(tmp_path / "scores.csv", *arguments, "fitted")
+    settings = {"varied_holes": 0, "threshold_hu": 200.0, "seed": 3, "persons": {"validation": 0}}
+    protocol = {"models": {"mirrored": ["", 1.0, 0, "other"]}, "other_models": {}, **settings}
+    (tmp_path / "protocol.json").write_text(json.dumps(protocol))
+    with pytest.raises(InputError, match=r"--method must be one that inference can do again, got 'fitted'"):
+        picture_cases(tmp_path / "scores.csv", *arguments, "fitted")
+    (tmp_path / "protocol.json").write_text(json.dumps({**protocol, "models": {"fitted": ["", 1.0, 30, True]}}))
     with pytest.raises(InputError, match=r"model\.pt"):
         picture_cases(tmp_path / "scores.csv", *arguments, "fitted")
     assert not (tmp_path / "out").exists()

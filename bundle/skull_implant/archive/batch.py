@@ -162,8 +162,8 @@ def _check_settings(settings: dict[str, Any], device: str, *, is_local: bool) ->
     if not -10.0 <= settings["gamma"] <= 10.0:  # as inferers.CompletionInferer has it, which takes seconds to import
         rule = "--gamma must lie between -10 and 10"
         raise InputError(f"{rule}, got {settings['gamma']:g}; 1 completes the skull")
-    if not math.isfinite(settings["threshold_hu"]):
-        raise InputError(f"--threshold_hu must be a finite number, got {settings['threshold_hu']}")
+    if not -32768.0 <= settings["threshold_hu"] <= 65535.0:  # as options.read_options has it
+        raise InputError(f"--threshold_hu must lie between -32768 and 65535, got {settings['threshold_hu']:g}")
     candidates = settings.get("candidates", 1)
     if not 1 <= candidates <= 20:  # as options.read_options has it
         raise InputError(f"--candidates must lie between 1 and 20, got {candidates}; 1 is the implant alone")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bundle.skull_implant.archive.batch_case import CaseOutcome
+from bundle.skull_implant.whole_files import write_text
 
 COLUMNS = ("case", "status", "reasons", "warnings", "implant_volume_ml", "seconds")
 STATUSES = ("ok", "review", "refused", "failed")
@@ -46,7 +46,7 @@ def write_summary(folder: Path, outcomes: Sequence[CaseOutcome], settings: dict[
     content = {"settings": settings, "count": {status: count[status] for status in STATUSES}, "cases": rows}
     files = [folder / "summary.csv", folder / "summary.json"]
     for path, text in zip(files, (table.getvalue(), json.dumps(content, indent=1) + "\n"), strict=True):
-        _write(path, text)
+        write_text(path, text)
     return files
 
 
@@ -55,12 +55,3 @@ def _as_text(cell: Any) -> Any:
         return cell
     line = cell.replace("\r", " ")  # which csv does not quote, so that a spreadsheet would begin another row with it
     return f"'{line}" if cell.startswith(FORMULA) else line
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".partial.{path.name}")
-    try:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

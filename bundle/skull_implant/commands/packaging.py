@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from pathlib import Path
 
 from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.whole_files import check_writable, whole_file
 
 BUNDLE_NAME = "skull_implant"
 # What belongs, as patterns below the bundle's root. Nothing is taken because it happens to lie there.
@@ -51,21 +51,15 @@ def package_bundle(root: Path, output_dir: Path) -> Path:
         The zip.
 
     Raises:
-        InputError: the bundle is not complete.
+        InputError: the bundle is not complete, or the folder cannot be written.
     """
     names = bundle_files(root)
     version = json.loads((root / "configs" / "metadata.json").read_text())["version"]
-    output_dir.mkdir(parents=True, exist_ok=True)
-    target = output_dir / f"{BUNDLE_NAME}_v{version}.zip"
-    partial = target.with_name(f".partial.{target.name}")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-            for name in names:
-                entry = zipfile.ZipInfo(f"{BUNDLE_NAME}/{name}", EPOCH)
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                entry.external_attr = 0o100644 << 16  # a plain file that everybody may read
-                archive.writestr(entry, (root / name).read_bytes())
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    target = check_writable(output_dir) / f"{BUNDLE_NAME}_v{version}.zip"
+    with whole_file(target) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for name in names:
+            entry = zipfile.ZipInfo(f"{BUNDLE_NAME}/{name}", EPOCH)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o100644 << 16  # a plain file that everybody may read
+            archive.writestr(entry, (root / name).read_bytes())
     return target

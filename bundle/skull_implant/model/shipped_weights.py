@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.hashes import hash_weights
+from bundle.skull_implant.whole_files import write_text
 
 ROOT = Path(__file__).resolve().parents[3]
 KEY = "weights_sha256"
+OWN = "models/model.pt"
+
+
+def model_path(given: str | Path) -> Path:
+    """Where a command's `model_file` is: its default is the bundle's own, from whatever folder the command is run."""
+    return ROOT / OWN if str(given) == OWN else Path(given)
 
 
 def check_weights(model_file: Path, root: Path = ROOT) -> None:
@@ -47,25 +53,21 @@ def register_weights(root: Path = ROOT) -> str:
     Raises:
         InputError: no weights, no metadata, or it cannot be written.
     """
-    model_file, metadata = root / "models" / "model.pt", root / "configs" / "metadata.json"
+    model_file, metadata = root / OWN, root / "configs" / "metadata.json"
     earlier = _expected(root)
-    partial = metadata.with_name(f".partial.{metadata.name}")
     try:
         found = hash_weights(model_file)
         text = metadata.read_text(encoding="utf-8")  # replaced as text, so that a hand-written layout stays
-        partial.write_text(re.sub(rf'("{KEY}"\s*:\s*"){earlier}"', rf'\g<1>{found}"', text), encoding="utf-8")
-        os.replace(partial, metadata)
+        write_text(metadata, re.sub(rf'("{KEY}"\s*:\s*"){earlier}"', rf'\g<1>{found}"', text))
     except OSError as error:
         rule = "models/model.pt must be there and configs/metadata.json be writable"
         raise InputError(f"{root.name}: {rule} ({error.strerror}); run this in a whole clone of one's own") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return found
 
 
 def is_own(model_file: Path, root: Path = ROOT) -> bool:
     """Whether a path is that of the bundle's own model file."""
-    return model_file.resolve() == (root / "models" / "model.pt").resolve()
+    return model_file.resolve() == (root / OWN).resolve()
 
 
 def _expected(root: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydicom.uid import generate_uid
 
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.output.dicom_source import SourceSeries, unchecked_values
+from bundle.skull_implant.whole_files import whole_file
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ def write_derived(path: Path, make: Callable[[], Dataset], source: SourceSeries,
         InputError: the series' headers are too odd for the object to be made; the reason quotes none of their values.
         OSError: the file cannot be written.
     """
-    partial = path.with_name(f".partial.{path.name}")
-    with unchecked_values():
+    with unchecked_values(), whole_file(path) as partial:
         try:
             image = make()
             lost = source.give_identity(image)
@@ -73,14 +72,11 @@ def write_derived(path: Path, make: Callable[[], Dataset], source: SourceSeries,
             correct_ambiguous_vr(image, True)
             image.set_original_encoding(False, True, _encodings(image))
             image.save_as(partial, enforce_file_format=True)
-            os.replace(partial, path)
         except (OSError, MemoryError):
             raise
         except Exception as error:  # highdicom and pydicom refuse odd headers in many ways, and may quote them
             rule = "the headers must describe a CT series that can be referred to"
             raise InputError(f"{rule}, {type(error).__name__} arrived; export the series again") from error
-        finally:
-            partial.unlink(missing_ok=True)
     return lost
 
 

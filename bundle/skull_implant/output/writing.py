@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
 
-from bundle.skull_implant.errors import CaseRefused, InputError
+from bundle.skull_implant.errors import CaseRefused
 from bundle.skull_implant.input.reading import case_name, folder_of_dicomdir
 from bundle.skull_implant.output.candidate_files import agreement_figures, write_candidates
 from bundle.skull_implant.output.result_folder import REPORT, check_target, whole_folder
@@ -22,6 +21,7 @@ from bundle.skull_implant.surfaces.preview import render_preview
 from bundle.skull_implant.surfaces.print_settings import PrintSettings
 from bundle.skull_implant.surfaces.printing import print_implant
 from bundle.skull_implant.volume import write_volume
+from bundle.skull_implant.whole_files import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +69,7 @@ class CaseWriter:
         """Raise InputError before any work if a result is already there or cannot be written."""
         for path, name in zip(self.paths, self.names, strict=True):
             check_target(self.output_dir / name, folder_of_dicomdir(Path(path)), self.options.overwrite)
-        parent = next(folder for folder in (self.output_dir, *self.output_dir.absolute().parents) if folder.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise InputError(
-                f"{self.output_dir}: OUTPUT_DIR must be a folder that can be written, {parent} is not; name another one"
-            )
+        check_writable(self.output_dir)
 
     def write(self, data: dict[str, Any]) -> dict[str, Any]:
         """Write one case; returns its report."""

@@ -13,6 +13,7 @@ from bundle.skull_implant.mask_morphology import large_components, opened
 from bundle.skull_implant.peers.published import PublishedVAE
 from bundle.skull_implant.train.preparing import Source
 from bundle.skull_implant.volume import Volume, write_volume
+from bundle.skull_implant.whole_files import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +63,13 @@ def complete_with_published(
     there = [target for target in targets.values() if target.exists()]
     if there and not overwrite:
         raise InputError(f"{there[0]}: already there; name another folder or pass --overwrite")
+    check_writable(folder)
     skull = Source(name, Path(path)).read_skull(threshold_hu)
     decoded = network.complete(skull.voxels, gamma, defect_class)
     implant = decoded & ~skull.voxels
     if opening_mm:
         implant = large_components(opened(implant, skull.grid.spacing, opening_mm))
     voxels = {"skull": skull.voxels, "decoded": decoded, "implant": implant, "completed": skull.voxels | implant}
-    folder.mkdir(parents=True, exist_ok=True)
     for kind, target in targets.items():
         write_volume(target, Volume(voxels[kind], skull.grid))
     logger.info("%s: implant %.1f ml", name, implant.sum() * skull.grid.voxel_ml)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from bundle.skull_implant.input.reading import Case
 from bundle.skull_implant.model.network import SkullCompleter
 from bundle.skull_implant.scores.figures import save_figure
 from bundle.skull_implant.scores.score_table import Score, read_scores
-from bundle.skull_implant.scores.scoring_protocol import ModelSettings, PersonJob, Protocol, person_jobs
+from bundle.skull_implant.scores.scoring_protocol import PersonJob, Protocol, person_jobs
 from bundle.skull_implant.steps.designing import ImplantDesigner
 from bundle.skull_implant.surfaces.preview import SLICES, implant_view, sample_slice
 from bundle.skull_implant.surfaces.scene import Color, Scene
@@ -29,6 +30,7 @@ from bundle.skull_implant.surfaces.surface_view import render_surface
 from bundle.skull_implant.synthetic.native_defects import native_pieces
 from bundle.skull_implant.train.preparing import find_sources
 from bundle.skull_implant.volume import Volume
+from bundle.skull_implant.whole_files import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -67,30 +69,29 @@ def picture_cases(
     model_file: Path,
     method: str,
     part: str = "validation",
-    seed: int = 0,
     overwrite: bool = False,
 ) -> list[Path]:
     """Draw the best, the median and the worst case by implant DSC, of official and of varied holes.
 
-    Each hole is cut again as the evaluation cut it, and its implant designed anew by the steps of inference; where its
-    DSC is another than the table's, because other weights or settings made that, the log says so.
+    Each hole is cut again as the evaluation cut it, and its implant designed anew by the steps of inference, with the
+    settings of its `protocol.json`; where its DSC is another than the table's, because other weights made that, the
+    log says so.
 
     Args:
-        scores_file: `scores.csv` of an evaluation.
+        scores_file: `scores.csv` of an evaluation, with `protocol.json` beside it.
         source: complete skulls on their native grids, as the evaluation read them.
         output_dir: gets `<defect>_<rank>.png`.
         dataset_dir: prepared training set, which the evaluation took its persons from.
         model_file: weights.
-        method: of the scores, by which cases are chosen.
+        method: of the scores, one of the completer's, by which cases are chosen.
         part: of the persons.
-        seed: of the evaluation.
         overwrite: replace earlier pictures.
 
     Returns:
         The pictures.
 
     Raises:
-        InputError: no such scores, method or person; or a picture is there already.
+        InputError: no such scores, protocol, method or person; or a picture is there already.
     """
     scores = [score for score in read_scores(scores_file) if score.part == part]
     chosen = {
@@ -103,12 +104,16 @@ def picture_cases(
     targets = [output_dir / f"{defect}_{rank}.png" for defect, cases in chosen.items() for rank in cases]
     if not overwrite and any(target.exists() for target in targets):
         raise InputError(f"{output_dir}: holds such pictures already; name another OUTPUT_DIR or pass --overwrite")
-    designer = ImplantDesigner(SkullCompleter.from_file(model_file))
-    jobs = _jobs(scores, part, dataset_dir, str(model_file), source, seed)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    check_writable(output_dir)
+    protocol = _kept_protocol(scores_file, part, dataset_dir, model_file, method)
+    ((_, gamma, fit_steps, rim_fit),) = protocol.models.values()
+    network = SkullCompleter.from_file(model_file)
+    designer = ImplantDesigner(network, gamma=gamma, fit_steps=fit_steps, rim_fit=bool(rim_fit))
+    jobs = _jobs(scores, protocol, source)
     for defect, cases in chosen.items():
         for rank, (score, place) in cases.items():
-            case = design_again(jobs[score.person], score, designer, seed, f"{rank} of {defect} holes: {place}")
+            title = f"{rank} of {defect} holes: {place}"
+            case = design_again(jobs[score.person], score, designer, protocol, title)
             if abs(case.score.dsc - score.dsc) > 0.005:
                 logger.warning("%s %s: DSC %.3f, the table's %.3f", score.person, score.site, case.score.dsc, score.dsc)
             render_case(case, output_dir / f"{defect}_{rank}.png")
@@ -126,17 +131,19 @@ def choose_cases(scores: Sequence[Score]) -> dict[str, tuple[Score, str]]:
     return {rank: (ordered[place], f"{place + 1} of {count} by DSC") for rank, place in places.items()}
 
 
-def design_again(job: PersonJob, score: Score, designer: ImplantDesigner, seed: int, title: str) -> PicturedCase:
+def design_again(
+    job: PersonJob, score: Score, designer: ImplantDesigner, protocol: Protocol, title: str
+) -> PicturedCase:
     """The case of a row of scores: the same hole, cut again, and its implant.
 
     Raises:
         CaseRefused: the skull cannot be aligned.
     """
-    whole = job.source.read_skull(threshold_hu=300.0)
+    whole = job.source.read_skull(protocol.threshold_hu)
     complete = Volume(whole.voxels > 0, whole.grid)
     official = job.source.read_piece(complete.grid)
     frame = estimate_frame(complete.voxels, complete.grid, designer.network.template, case=job.source.name)
-    generator = np.random.default_rng([seed, job.number, job.part == "training"])
+    generator = np.random.default_rng([protocol.seed, job.number, job.part == "training"])
     piece = native_pieces(complete, official, frame, job.sites, generator)[score.defect, score.site]
     skull = Volume(complete.voxels & ~piece, complete.grid)
     case = Case(job.source.name, Volume(complete.voxels.astype(np.uint8), complete.grid), True, {})
@@ -265,20 +272,37 @@ def _pair(rim: RimScore | None, name: str) -> str:
     return " / ".join("-" if np.isnan(value) else f"{value:.2f}" for value in values) + " mm"
 
 
-def _jobs(
-    scores: Sequence[Score], part: str, dataset_dir: str, model_file: str, source: Path, seed: int
-) -> dict[str, PersonJob]:
-    """The evaluation's jobs by person, from what its rows tell of its protocol."""
+def _kept_protocol(scores_file: Path, part: str, dataset_dir: str, model_file: Path, method: str) -> Protocol:
+    """What an evaluation scored by one method on one part, with the files that are here."""
+    path = scores_file.with_name("protocol.json")
+    try:
+        kept = json.loads(path.read_text())
+        designed = {
+            name: (gamma, fit_steps, rim_fit)
+            for name, (_, gamma, fit_steps, rim_fit) in {**kept["models"], **kept["other_models"]}.items()
+            if isinstance(rim_fit, bool)
+        }
+        wanted = {key: kept[key] for key in ("varied_holes", "threshold_hu", "seed")} | {
+            "persons": {part: kept["persons"][part]}
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        rule = "the evaluation's protocol must lie beside its scores"
+        raise InputError(f"{path}: {rule} ({type(error).__name__}); give the folder as it was written") from error
+    if method not in designed:
+        known = "; ".join(designed)
+        raise InputError(f"--method must be one that inference can do again, got {method!r}; {path} has: {known}")
+    return Protocol({method: (str(model_file), *designed[method])}, dataset_dir, **wanted)
+
+
+def _jobs(scores: Sequence[Score], protocol: Protocol, source: Path) -> dict[str, PersonJob]:
+    """The evaluation's jobs by person."""
     persons = {score.person for score in scores}
     sites = {person: {s.site for s in scores if (s.person, s.defect) == (person, "varied")} for person in persons}
-    method: dict[str, ModelSettings] = {"model": (model_file, 1.0, 0, False)}
-    count = max(map(len, sites.values()))
-    protocol = Protocol(method, dataset_dir, varied_holes=count, persons={part: len(persons)}, seed=seed)
     jobs = {job.source.name: job for job in person_jobs(protocol, {s.name: s for s in find_sources(source)})}
     for person in sorted(persons):
         if person not in jobs or (sites[person] and sites[person] != set(jobs[person].sites)):
             raise InputError(
                 f"person {person}: must have the holes of its scores, {', '.join(sorted(sites[person]))}, with these "
-                f"arguments there are others; give the evaluation's --dataset_dir and --seed"
+                "dataset there are others; give the evaluation's own DATASET_DIR"
             )
     return jobs

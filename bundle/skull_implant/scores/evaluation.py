@@ -45,6 +45,7 @@ from bundle.skull_implant.synthetic.native_defects import native_pieces, planned
 from bundle.skull_implant.threads import single_thread
 from bundle.skull_implant.train.preparing import find_sources
 from bundle.skull_implant.volume import Volume
+from bundle.skull_implant.whole_files import check_writable, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def evaluate(source_dir: str, output_dir: str, protocol: Protocol, workers: int 
     sources = {source.name: source for source in find_sources(Path(source_dir))}
     jobs = person_jobs(protocol, sources)
     names = list(methods_of(protocol))  # what is wrong with a file shows before any work
-    folder = Path(output_dir)
+    folder = check_writable(output_dir)
     implants, skulls = _begun(folder, protocol)
     scored = {(score.part, score.person, score.method) for score in implants}
     left = [(job, [name for name in names if (*job.person, name) not in scored]) for job in jobs]
@@ -96,9 +97,8 @@ def _begun(folder: Path, protocol: Protocol) -> tuple[list[Score], list[SkullSco
     """The rows that are there already, after whose persons this run goes on."""
     kept, scores = folder / "protocol.json", folder / "scores.csv"
     if not scores.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "skulls.csv").unlink(missing_ok=True)
-        kept.write_text(json.dumps(protocol.fingerprint(), indent=1) + "\n")
+        write_text(kept, json.dumps(protocol.fingerprint(), indent=1) + "\n")
         return [], []
     if changed := protocol.differs_from(json.loads(kept.read_text()) if kept.exists() else {}):
         raise InputError(
@@ -112,7 +112,7 @@ def _begun(folder: Path, protocol: Protocol) -> tuple[list[Score], list[SkullSco
         for score in read_skull_scores(folder / "skulls.csv")
         if (score.part, score.person, score.method) in scored
     ]
-    kept.write_text(json.dumps(protocol.fingerprint(), indent=1) + "\n")
+    write_text(kept, json.dumps(protocol.fingerprint(), indent=1) + "\n")
     return implants, skulls
 
 
@@ -135,7 +135,7 @@ def _write(folder: Path, implants: list[Score], skulls: list[SkullScore]) -> Non
         write_csv(folder / "skulls.csv", skulls)
     if sites := site_scores(implants):
         write_csv(folder / "sites.csv", sites)
-    (folder / "table.md").write_text(_tables(implants, skulls) + "\n")
+    write_text(folder / "table.md", _tables(implants, skulls) + "\n")
     write_csv(folder / "scores.csv", implants)  # the last one: a person in it is done
 
 

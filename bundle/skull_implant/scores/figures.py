@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.scores.score_table import DEFECTS, TASKS, Score, SkullScore
+from bundle.skull_implant.whole_files import whole_file
 
 IMPLANT_METRICS = {"dsc": "implant DSC", "bdsc": "boundary DSC (within 10 mm of bone)", "hd95_mm": "HD95, mm"}
 
@@ -27,13 +27,8 @@ def blank_figure(width: float, height: float) -> Figure:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial.{path.name}")
-    try:
+    with whole_file(path) as partial:
         figure.savefig(partial, format="png", metadata={"Software": None})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def plot_curves(runs: Sequence[str | Path], path: Path) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,13 @@ from bundle.skull_implant.errors import CaseRefused
 from bundle.skull_implant.frame.canonical_frame import CanonicalFrame, estimate_frame
 from bundle.skull_implant.frame.canonical_grid import CanonicalBox, to_canonical
 from bundle.skull_implant.frame.vault_template import VaultTemplate
+from bundle.skull_implant.scores.score_table import write_csv
 from bundle.skull_implant.synthetic.defects import draw_cranial_hole
 from bundle.skull_implant.synthetic.native_defects import cut_native, native_slab
 from bundle.skull_implant.threads import single_thread
 from bundle.skull_implant.train.preparing import Source, find_sources
 from bundle.skull_implant.volume import Volume
+from bundle.skull_implant.whole_files import check_writable, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ def check_frames(
     Raises:
         InputError: no skulls, or one that cannot be read.
     """
+    folder = check_writable(output_dir)
     sources = find_sources(Path(source_dir))
     order = np.random.default_rng(check.seed).permutation(len(sources))
     chosen = sorted(order[: cases or len(sources)])
@@ -91,13 +93,8 @@ def check_frames(
             found += measured
             logger.info("%d of %d: %s", number, len(sources), measured[0].case)
     table = summary_table(found)
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "frame.md").write_text(table + "\n")
-    with (folder / "frame.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(found[0])))
-        writer.writeheader()
-        writer.writerows(asdict(measurement) for measurement in found)
+    write_text(folder / "frame.md", table + "\n")
+    write_csv(folder / "frame.csv", found)
     return table
 
 

@@ -25,6 +25,7 @@ from bundle.skull_implant.steps.transforms import CaseData, ReadCased, SkullMask
 from bundle.skull_implant.synthetic.defects import CRANIAL_SITES, draw_cranial_hole
 from bundle.skull_implant.synthetic.native_defects import cut_native
 from bundle.skull_implant.volume import Volume, write_volume
+from bundle.skull_implant.whole_files import check_writable, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +91,11 @@ def check_head(
         raise InputError(f"sites must be of {', '.join(CRANIAL_SITES)}, got {', '.join(unknown)}; leave it out for all")
     if (folder / "holes.csv").exists() and not overwrite:
         raise InputError(f"{folder}/holes.csv: holds a result already; name another OUTPUT_DIR or pass --overwrite")
+    check_writable(folder)
     designer = ImplantDesigner(SkullCompleter.from_file(model_file))
     data: CaseData = {"image": path}
     for step in (ReadCased(), SkullMaskd(threshold_hu)):
         step.step(data)
-    folder.mkdir(parents=True, exist_ok=True)
     return check_holes(data["case"], data["skull"], designer, folder, sites=chosen, seed=seed, keep_masks=keep_masks)
 
 
@@ -118,7 +119,7 @@ def check_holes(
         case: the scan.
         complete: its bone, bool, without a defect.
         designer: of the implants.
-        folder: exists.
+        folder: is made.
         sites: of :data:`CRANIAL_SITES`.
         seed: of the holes' places and outlines.
         minimum_ml: a site where less bone would go is left out, because the scan does not show it.
@@ -142,7 +143,7 @@ def check_holes(
             opening = near(implant)
         rows.append(row)
         write_csv(folder / "holes.csv", rows)
-        (folder / "holes.md").write_text(hole_table(rows) + "\n")
+        write_text(folder / "holes.md", hole_table(rows) + "\n")
         if keep_masks and implant is not None:
             write_volume(folder / f"{site}.hole.nii.gz", Volume(piece, complete.grid))
             write_volume(folder / f"{site}.implant.nii.gz", implant)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.synthetic.defects import CRANIAL_SITES
+from bundle.skull_implant.whole_files import write_rows
 
 SITES = tuple(CRANIAL_SITES)
 DEFECTS = ("official", "varied", "facial", "none")
@@ -130,12 +130,7 @@ def refused_scores(part: str, person: str, defects: Sequence[tuple[str, str]], m
 
 def write_csv(path: Path, rows: Sequence[Any]) -> None:
     """Dataclasses of one kind, a column for each field; whole or not at all."""
-    partial = path.with_name(f".partial.{path.name}")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-    os.replace(partial, path)
+    write_rows(path, [asdict(row) for row in rows], list(asdict(rows[0])))
 
 
 def read_scores(path: Path) -> list[Score]:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import psutil
 
-from bundle.skull_implant.commands.packaging import BUNDLE_NAME, package_bundle
+from bundle.skull_implant.commands.packaging import package_bundle
 from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.slicer.label_client import ask
 from bundle.skull_implant.slicer.label_server import prepare_app, server_command, server_environment
 from bundle.skull_implant.speed.benchmarking import EXTENT_MM
 from bundle.skull_implant.synthetic.synthetic_head import synthetic_head
@@ -60,7 +61,6 @@ def benchmark_label(folder: Path, size: tuple[int, int, int], runs: int, root: P
     """
     folder = folder.absolute()
     studies = folder / "studies"
-    studies.mkdir(parents=True, exist_ok=True)
     scan = studies / ("ct_" + "x".join(map(str, size)) + ".nii.gz")
     if not scan.exists():
         spacing = tuple(extent / count for extent, count in zip(EXTENT_MM, size, strict=True))
@@ -78,7 +78,6 @@ def _server(scan: Path, studies: Path, folder: Path, runs: int, root: Path, star
         port = int(free.getsockname()[1])
     words = server_command(app, str(studies), "127.0.0.1", port)
     client = MONAILabelClient(f"http://127.0.0.1:{port}", tmpdir=str(folder))
-    asked = {"result_extension": ".nrrd", "result_dtype": "uint8"}
     seconds, cpu_seconds = [], []
     with _process(words, folder / "server.log") as process:
         started = time.perf_counter()
@@ -88,12 +87,10 @@ def _server(scan: Path, studies: Path, folder: Path, runs: int, root: Path, star
         start = Measured("start of the server", [elapsed], [_cpu_s(state)], resident_gb)
         for _ in range(runs):
             started, cpu_before = time.perf_counter(), _cpu_s(state)
-            file, result = client.infer(BUNDLE_NAME, scan.name.removesuffix(".nii.gz"), asked)
+            file, _ = ask(client, scan.name.removesuffix(".nii.gz"), {})
             seconds.append(time.perf_counter() - started)
             cpu_seconds.append(_cpu_s(state) - cpu_before)
             Path(file).unlink()
-            if result["status"] == "refused":
-                raise InputError(f"{scan.name}: the server refused it: {'; '.join(result['reasons'])}")
         process.terminate()
         peak_gb, _ = _end(process)
     return [start, Measured("request to the server", seconds, cpu_seconds, peak_gb)]

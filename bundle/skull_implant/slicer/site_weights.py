@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from bundle.skull_implant.hashes import hash_file
+from bundle.skull_implant.whole_files import write_text
 
 WEIGHTS = "model.pt"
 RECORD = "site_training.json"
@@ -36,9 +36,7 @@ def read_record(models: Path) -> dict[str, Any]:
 
 def write_record(models: Path, record: dict[str, Any]) -> None:
     """Write the record, whole or not at all."""
-    partial = models / f".partial.{RECORD}"
-    partial.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(partial, models / RECORD)
+    write_text(models / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def carry_over(old: Path, new: Path) -> str:

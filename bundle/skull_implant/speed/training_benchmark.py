@@ -200,7 +200,6 @@ def _write_volumes(folder: Path, persons: int, scan_size: tuple[int, int, int]) 
         facial[: scan_size[0] // 2, front : front + round(45 / spacing[1])] = False
         volumes = {"complete_skull": complete, "implant": implant, "cranial": complete & ~implant, "facial": facial}
         for each, voxels in volumes.items():
-            targets[each].parent.mkdir(parents=True, exist_ok=True)
             write_volume(targets[each], Volume(voxels, head.complete_skull.grid))
         logger.info("synthetic skull %d of %d", seed + 1, persons)
     return paths

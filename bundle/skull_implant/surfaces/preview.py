@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from bundle.skull_implant.bounding_box import bounding_box
 from bundle.skull_implant.surfaces.scene import Color, Scene
 from bundle.skull_implant.surfaces.surface_view import View, render_surface
 from bundle.skull_implant.volume import Volume
+from bundle.skull_implant.whole_files import whole_file
 
 # Of each slice: the LPS axis across it, the LPS directions to the right and down the picture, the letters at its sides.
 SLICES = {
@@ -63,12 +63,8 @@ def render_preview(
     for column, name in enumerate(SLICES):
         _draw_slice(figure.add_axes(_cell(0, column)), name, skull, implant, focus, scene, colors)
     _draw_views(figure, scene, dots_per_inch)
-    partial = path.with_name(f".partial.{path.name}")
-    try:
+    with whole_file(path) as partial:
         figure.savefig(partial, format="png", facecolor="black", metadata={"Software": None})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def implant_view(scene: Scene, *, turn_degrees: float = 0.0, highest_degrees: float = 90.0) -> View:

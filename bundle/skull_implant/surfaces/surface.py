@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from scipy.sparse import csgraph
 
 from bundle.skull_implant.surfaces.print_settings import SURFACE_FORMATS
 from bundle.skull_implant.surfaces.solid import Solid, level_set
+from bundle.skull_implant.whole_files import whole_file
 
 
 def implant_surface(shape: Solid, *, taubin_iterations: int = 10, maximum_triangles: int = 200_000) -> trimesh.Trimesh:
@@ -63,12 +63,8 @@ def write_surface(path: Path, mesh: trimesh.Trimesh) -> None:
     suffix = path.suffix.lower()
     if suffix[1:] not in SURFACE_FORMATS:
         raise ValueError(f"{path.name}: a surface is written as .stl, .ply or .obj, not {suffix or 'without a suffix'}")
-    partial = path.with_name(f".partial.{path.name}")
-    try:
+    with whole_file(path) as partial:
         mesh.export(partial, file_type=suffix[1:])
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def surface_report(mesh: trimesh.Trimesh) -> dict[str, bool | float | int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from bundle.skull_implant.model.network import SkullCompleter
 from bundle.skull_implant.train.losses import SkullDiceLoss
 from bundle.skull_implant.train.training import HeldOutDice, update
 from bundle.skull_implant.train.training_data import SkullBatches
+from bundle.skull_implant.whole_files import write_rows, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -151,12 +151,8 @@ class CodeStudy:
         return row
 
     def _write(self, rows: Sequence[Mapping[str, float | str]], folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "codes.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        (folder / "codes.md").write_text(self.table(rows) + "\n")
+        write_rows(folder / "codes.csv", rows, list(rows[0]))
+        write_text(folder / "codes.md", self.table(rows) + "\n")
 
 
 def _decode(network: SkullCompleter, decoder: Decoder, code: Code, images: torch.Tensor) -> torch.Tensor:

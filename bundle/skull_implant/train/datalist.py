@@ -23,14 +23,16 @@ from bundle.skull_implant.hashes import hash_files
 from bundle.skull_implant.input.image_file import read_header, read_voxels
 from bundle.skull_implant.input.reading import case_name, read_case
 from bundle.skull_implant.model.network import SkullCompleter
+from bundle.skull_implant.model.shipped_weights import OWN, model_path
 from bundle.skull_implant.train import preparing, processes
 from bundle.skull_implant.train.dataset_folder import DATALIST, DatasetFolder
 from bundle.skull_implant.train.preparing import Source
 from bundle.skull_implant.volume import Volume
+from bundle.skull_implant.whole_files import check_writable
 
 logger = logging.getLogger(__name__)
 
-SHIPPED_MODEL = Path(__file__).resolve().parents[3] / "models" / "model.pt"
+STORED_SIZE = (256, 256, 128)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def check_dataset(dataset_dir: str | Path) -> None:
     """Raise InputError where :func:`open_dataset` finds neither or a part of it is missing; nothing is prepared."""
     path = Path(dataset_dir)
     if path.is_file():
-        read_datalist(path)
+        if not (_prepared(path, read_datalist(path)) / DATALIST).is_file():
+            check_writable(path.parent)
     else:
         DatasetFolder(path).check()
 
@@ -126,7 +129,7 @@ def dataset_hash(dataset_dir: str | Path) -> str:
     return hash_files([open_dataset(dataset_dir).folder / DATALIST])
 
 
-def prepare_datalist(path: Path, spatial_size: tuple[int, int, int] = (256, 256, 128)) -> Path:
+def prepare_datalist(path: Path, spatial_size: tuple[int, int, int] = STORED_SIZE) -> Path:
     """The folder of a datalist's prepared skulls, made if it is not there; of several processes by the first one.
 
     Without "validation" a fifth of the cases is drawn for it. Skulls are aligned with the shipped model's mean vault.
@@ -136,20 +139,28 @@ def prepare_datalist(path: Path, spatial_size: tuple[int, int, int] = (256, 256,
         spatial_size: voxels of the stored grid.
     """
     parts = read_datalist(path)
-    files = [each for sources in parts.values() for source in sources for each in (source.skull, source.label) if each]
-    stamps = [(str(each), each.stat().st_size, each.stat().st_mtime_ns) for each in files]
-    identity = json.dumps([path.read_text(), stamps, spatial_size])
-    folder = path.with_name(f"{path.stem}_prepared_{hashlib.sha256(identity.encode()).hexdigest()[:8]}")
+    folder = _prepared(path, parts, spatial_size)
     if processes.is_first() and not (folder / DATALIST).is_file():
         logger.info("%s: preparing %d skulls in %s", path.name, sum(map(len, parts.values())), folder.name)
+        own = model_path(OWN)
         template = (
-            SkullCompleter.from_file(SHIPPED_MODEL).template
-            if SHIPPED_MODEL.is_file()
+            SkullCompleter.from_file(own).template
+            if own.is_file()
             else preparing.build_template(parts["training"], 300.0)
         )
         _prepare(parts, folder, template, spatial_size)
     processes.wait()
     return folder
+
+
+def _prepared(
+    path: Path, parts: Mapping[str, Sequence[LabeledSource]], spatial_size: tuple[int, int, int] = STORED_SIZE
+) -> Path:
+    """The folder for a datalist's prepared skulls, another one for other files."""
+    files = [each for sources in parts.values() for source in sources for each in (source.skull, source.label) if each]
+    stamps = [(str(each), each.stat().st_size, each.stat().st_mtime_ns) for each in files]
+    identity = json.dumps([path.read_text(), stamps, spatial_size])
+    return path.with_name(f"{path.stem}_prepared_{hashlib.sha256(identity.encode()).hexdigest()[:8]}")
 
 
 def read_datalist(path: Path) -> dict[str, list[LabeledSource]]:

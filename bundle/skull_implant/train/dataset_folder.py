@@ -17,6 +17,7 @@ from bundle.skull_implant.frame.canonical_frame import CanonicalFrame
 from bundle.skull_implant.frame.canonical_grid import CanonicalBox, resize
 from bundle.skull_implant.frame.vault_template import VaultTemplate
 from bundle.skull_implant.hashes import hash_file
+from bundle.skull_implant.whole_files import whole_file, write_text
 
 DATALIST = "dataset.json"
 PARTS = ("training", "validation", "defective")  # defective: their own hole filled with a guess, for training
@@ -52,7 +53,6 @@ def write_skull(
         frame: where the case lies in its scan.
     """
     path = folder / "cases" / f"{name}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {
         "shape": complete.shape,
         "complete": np.packbits(complete),
@@ -61,9 +61,8 @@ def write_skull(
     }
     if implant is not None:
         arrays["implant"] = np.packbits(implant)
-    partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(partial, **arrays)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        np.savez_compressed(partial, **arrays)
     return {"name": name, "image": f"cases/{name}.npz", "sha256": hash_file(path)}
 
 
@@ -80,9 +79,7 @@ def write_datalist(
         },
         **lists,
     }
-    partial = folder / f".partial.{DATALIST}"
-    partial.write_text(json.dumps(content) + "\n")
-    os.replace(partial, folder / DATALIST)
+    write_text(folder / DATALIST, json.dumps(content) + "\n")
 
 
 class DatasetFolder:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from bundle.skull_implant.model.network import DEFECT_CLASSES, LATENT_CLASSES, S
 from bundle.skull_implant.model.shipped_weights import is_own, register_weights
 from bundle.skull_implant.train import processes
 from bundle.skull_implant.train.training_data import DefectCutter, SkullBatches, SkullDataset
+from bundle.skull_implant.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -180,9 +180,7 @@ def save_completer(network: nn.Module, model_file: str | Path) -> None:
     if not processes.is_first():
         return
     path = Path(model_file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial.{path.name}")
-    try:
+    with whole_file(path) as partial:
         copies: dict[tuple[int, torch.Size], torch.Tensor] = {}  # MONAI's U-Net names each weight twice
         state = {}
         for key, value in network.state_dict().items():
@@ -193,9 +191,6 @@ def save_completer(network: nn.Module, model_file: str | Path) -> None:
             kept = path.with_name(f"model_before_{hash_weights(path)[:8]}.pt")
             shutil.copy2(path, kept)
             logger.info("kept the weights in use until now as %s", kept)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     if is_own(path):
         register_weights()
     logger.info("wrote %s", path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from bundle.skull_implant.model.network import SkullCompleter, SkullVAE
 from bundle.skull_implant.train import processes
 from bundle.skull_implant.train.losses import SkullDiceLoss, kl_divergence
 from bundle.skull_implant.train.training_data import send
+from bundle.skull_implant.whole_files import check_writable, whole_file, write_rows
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +104,12 @@ def check_interval(validation_interval: int) -> None:
     check_counts(validation_interval=validation_interval)
 
 
+def check_targets(output_dir: str | Path, *files: str | Path) -> None:
+    """Raise InputError, before hours of training, where its folder or that of a file it ends with takes none."""
+    for folder in (output_dir, *(Path(file).parent for file in files)):
+        check_writable(folder)
+
+
 class ResumableCheckpoint:
     """Saves everything a stage needs at the end of each epoch, atomically, and continues from it at the next start.
 
@@ -172,12 +178,10 @@ class ResumableCheckpoint:
         """Write to a temporary name, then rename; of several processes the first one."""
         if not processes.is_first():
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         content: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
         content |= {"epoch": engine.state.epoch, "rng": torch.get_rng_state(), "settings": self.settings}
-        partial = self.path.with_suffix(".partial")
-        torch.save(content, partial)
-        os.replace(partial, self.path)
+        with whole_file(self.path) as partial:
+            torch.save(content, partial)
 
     def _begins_alike(self, kept: Mapping[str, torch.Tensor]) -> bool:
         """Whether the weights that a file's training was given are those of the network."""
@@ -252,10 +256,8 @@ class ProgressLine:
 
     def _prepare(self, engine: Engine) -> None:
         self.begun = False
-        if processes.is_first():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if not self.resume:
-                self.path.unlink(missing_ok=True)
+        if processes.is_first() and not self.resume:
+            self.path.unlink(missing_ok=True)
 
     def _begin(self, engine: Engine) -> None:
         if not self.begun and processes.is_first():
@@ -271,12 +273,7 @@ class ProgressLine:
             self._write([row for row in rows if int(row["epoch"]) < epoch])
 
     def _write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        partial = self.path.with_suffix(".partial")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(partial, self.path)
+        write_rows(self.path, rows, FIELDS)
 
     def _add(self, engine: Engine) -> None:
         # Sums stay on the device: reading them here would wait for it in every step.
