@@ -20,6 +20,7 @@ def complete(
     clearance_mm: float = 0.0,
     minimum_thickness_mm: float = 1.0,
     overwrite: bool = False,
+    series_number: int | None = None,
 ) -> None:
     """Read a head CT or skull mask with a hole, write the completed skull and the implant to OUTPUT_DIR/<case>/.
 
@@ -41,6 +42,7 @@ def complete(
         clearance_mm: the surface keeps at least this from the bone; the masks do not change.
         minimum_thickness_mm: an implant of which more than 5 % is thinner is marked for review.
         overwrite: replace an earlier result.
+        series_number: of a DICOM folder, read this CT series; else the one with the most slices.
     """
     settings = {key: value for key, value in locals().items() if key not in ("input", "device")}
     from pathlib import Path

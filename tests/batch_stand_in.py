@@ -68,17 +68,17 @@ def complete_without_preview(source: Path, output_dir: Path, settings: dict[str,
 if __name__ == "__main__":
     from bundle.skull_implant.archive.batch import Resources, run_batch
     from tests import batch_stand_in  # processes find its functions by this name, not by __main__
+    from tests.batch_requests import SETTINGS
 
     work = {"act": batch_stand_in.act, "complete": batch_stand_in.complete_without_preview}[sys.argv[1]]
     limit = int(os.environ.get("FILE_SIZE_LIMIT", "0"))
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    settings: dict[str, Any] = {"gamma": 1.0, "defect_class": "auto", "threshold_hu": 300.0, "keep_decoded": False}
     try:
         outcomes = run_batch(
             Path(sys.argv[2]),
             Path(sys.argv[3]),
-            settings,
+            SETTINGS,
             Path(sys.argv[4]),
             device="cpu",
             resources=Resources(workers=int(sys.argv[5])),

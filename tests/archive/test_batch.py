@@ -10,7 +10,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,30 +24,17 @@ import pytest
 from bundle.skull_implant.archive.batch import Resources, _check_bundle_is_there, _outcome, run_batch
 from bundle.skull_implant.archive.batch_case import (
     CaseOutcome,
-    CaseRequest,
     complete_case,
     link_prefix,
-    outcome_of,
-    run_case,
 )
 from bundle.skull_implant.archive.batch_folder import BatchFolder
-from bundle.skull_implant.archive.batch_identity import Identity
-from bundle.skull_implant.archive.batch_summary import write_summary
-from bundle.skull_implant.archive.case_process import (
-    CaseProcess,
-    address_of,
-    run_in_case_process,
-    stop_case_processes,
-    thread_variables,
-)
 from bundle.skull_implant.errors import InputError
-from bundle.skull_implant.hashes import bundle_state, hash_weights
 from bundle.skull_implant.volume import write_volume
+from tests.batch_requests import SETTINGS
 from tests.batch_stand_in import act
 from tests.dicom_files import VOXELS, write_series
 from tests.end_to_end import ROOT, chest_ct, run_module, small_head, untrained_model
 
-SETTINGS: dict[str, Any] = {"gamma": 1.0, "defect_class": "auto", "threshold_hu": 300.0, "keep_decoded": False}
 KILLS = int(os.environ.get("SKULL_IMPLANT_KILLS", "1"))  # of a worker and of a batch; CI has no time for more
 
 
@@ -123,15 +109,6 @@ def stamps(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.glob("*/*")}
 
 
-def request(path: Path, **changes: Any) -> CaseRequest:
-    out = path.parent / "out"
-    (out / ".batch").mkdir(parents=True, exist_ok=True)
-    model = path.parent / "model.pt"
-    model.write_text("weights")
-    case = CaseRequest("case", [str(path)], False, str(out), SETTINGS, str(model), hash_weights(model))
-    return replace(case, **changes)
-
-
 # What became of each case
 
 
@@ -183,95 +160,6 @@ def test_a_case_that_hangs_dies_hogs_or_has_a_bug_fails_alone(tree: Path, schedu
     assert not (tree.parent / "out" / ".batch").exists()
 
 
-@pytest.mark.parametrize(
-    ("cause", "message", "no_space"),
-    [
-        (KeyError("Secret^Name"), "unexpected KeyError in test_batch.py", False),
-        (MemoryError("Secret^Name"), "not enough memory; give more --memory_gb", False),
-        (OSError(28, "No space left", "Secret^Name"), "takes no more (disk full", True),
-    ],
-)
-def test_an_error_that_a_library_wraps_is_told_by_its_cause(
-    cause: Exception, message: str, no_space: bool, tmp_path: Path
-) -> None:
-    def work(*_: Any) -> Path:
-        try:
-            raise cause
-        except Exception as error:
-            raise RuntimeError("applying transform") from error
-
-    (tmp_path / "a.nrrd").write_text("good")
-    outcome = run_case(request(tmp_path / "a.nrrd"), work)
-    assert message in outcome.reasons[0]
-    assert "Secret" not in outcome.reasons[0]
-    assert outcome.no_space == no_space
-
-
-def test_causes_that_run_in_a_circle_or_were_never_raised_end_as_an_outcome(tmp_path: Path) -> None:
-    def itself(*_: Any) -> Path:
-        error = RuntimeError("wrapped")
-        raise error from error
-
-    def circle(*_: Any) -> Path:
-        first, second = RuntimeError("first"), KeyError("second")
-        second.__cause__ = first
-        raise first from second
-
-    (tmp_path / "a.nrrd").write_text("good")
-    for work in (itself, circle):
-        assert "unexpected RuntimeError in test_batch.py" in run_case(request(tmp_path / "a.nrrd"), work).reasons[0]
-
-
-def test_a_case_that_needs_too_much_memory_is_stopped_and_the_next_one_is_done(tmp_path: Path) -> None:
-    process = CaseProcess(address_of(act), {})
-    (tmp_path / "hog.nrrd").write_text("hog")
-    (tmp_path / "good.nrrd").write_text("good")
-    with contextlib.closing(contextlib.ExitStack()) as stack:
-        stack.callback(process.stop)
-        outcome = process.run(request(tmp_path / "hog.nrrd"), timeout_s=30.0, memory_gb=0.8)
-        assert outcome.status == "failed"
-        assert "needed more than 0.8 GB" in outcome.reasons[0]
-        assert process.run(request(tmp_path / "good.nrrd"), timeout_s=30.0, memory_gb=0.8).status == "ok"
-
-
-def test_a_process_is_kept_for_the_next_case_and_ends_with_its_input(tmp_path: Path) -> None:
-    (tmp_path / "good.nrrd").write_text("good")
-    process = CaseProcess(address_of(act), {}, maximum_cases=2)
-    numbers = []
-    for number in range(3):
-        process.run(request(tmp_path / "good.nrrd", name=f"case{number}"), timeout_s=30.0, memory_gb=0.0)
-        assert process.process is not None
-        numbers.append(process.process.pid)
-    assert numbers[0] == numbers[1] != numbers[2]
-    child = process.process
-    assert child is not None
-    assert child.stdin is not None
-    child.stdin.close()
-    assert child.wait(10.0) == 0
-    process.stop()
-
-
-def test_a_batch_that_ends_leaves_the_processes_of_another_one_alone(tmp_path: Path) -> None:
-    (tmp_path / "slow.nrrd").write_text("slow")
-    (tmp_path / "good.nrrd").write_text("good")
-    outcomes = {}
-
-    def do(word: str) -> None:
-        case = request(tmp_path / f"{word}.nrrd", name=word)
-        limits = {"threads": {}, "timeout_s": 60.0, "memory_gb": 0.0}
-        outcomes[word] = run_in_case_process(case, address_of(act), batch=word, **limits)
-
-    request(tmp_path / "good.nrrd")
-    other = threading.Thread(target=do, args=("slow",))
-    other.start()
-    do("good")
-    stop_case_processes("good")
-    other.join(60.0)
-    stop_case_processes("slow")
-
-    assert {name: each.status for name, each in outcomes.items()} == {"slow": "ok", "good": "ok"}
-
-
 def test_batches_at_the_same_time_on_one_cluster_do_their_own_cases(tmp_path: Path, scheduler: str) -> None:
     trees = []
     for word in ("good", "slow"):
@@ -291,23 +179,6 @@ def test_an_outcome_of_another_case_is_a_failure() -> None:
 
     assert _outcome(Future(), "a").status == "failed"
     assert _outcome(Future(), "b").status == "ok"
-
-
-def test_the_users_environment_decides_on_threads_before_the_plan_does() -> None:
-    assert set(thread_variables({}, 4).values()) == {"4"}
-    users = thread_variables({"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2"}, 4)
-    assert (users["OMP_NUM_THREADS"], users["MKL_NUM_THREADS"], users["OPENBLAS_NUM_THREADS"]) == ("3", "2", "3")
-
-
-def test_the_planned_threads_win_over_those_of_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as dask sets it
-    (tmp_path / "good.nrrd").write_text("good")
-    process = CaseProcess(address_of(act), thread_variables({}, 3))
-    assert process.run(request(tmp_path / "good.nrrd"), timeout_s=60.0, memory_gb=0.0).status == "ok"
-    assert process.process is not None
-    environment = psutil.Process(process.process.pid).environ()
-    process.stop()
-    assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "3"
 
 
 def test_the_exit_status_is_0_only_without_failures(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -561,29 +432,6 @@ def test_the_real_work_killed_and_resumed_gives_what_an_undisturbed_run_gives(
     assert {**report, "seconds": 0, "batch": 0} == {**alone, "seconds": 0, "batch": 0}
 
 
-def test_a_result_that_was_to_be_replaced_comes_back_after_a_kill(tmp_path: Path) -> None:
-    old = tmp_path / "out" / ".batch" / "old" / "case"
-    old.mkdir(parents=True)
-    (old / "report.json").write_text("{}")
-    (tmp_path / "in").mkdir()
-    with BatchFolder(tmp_path / "out", tmp_path / "in"):
-        assert (tmp_path / "out" / "case" / "report.json").is_file()
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["case"]
-
-
-def test_two_processes_with_the_same_case_leave_one_result(tmp_path: Path) -> None:
-    (tmp_path / "good.nrrd").write_text("good")
-    case = request(tmp_path / "good.nrrd")
-
-    def work(source: Path, output_dir: Path, settings: dict[str, Any]) -> Path:
-        if not (tmp_path / "out" / "case").exists():
-            assert run_case(case, act).status == "ok"  # another is quicker
-        return act(source, output_dir, settings)
-
-    assert run_case(case, work).status == "ok"
-    assert sorted(path.name for path in (tmp_path / "out" / "case").iterdir()) == ["implant.nii.gz", "report.json"]
-
-
 # Where nothing can be written
 
 
@@ -647,24 +495,6 @@ def test_a_file_size_limit_is_one_error_too(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "big").exists()
 
 
-def test_a_summary_that_cannot_be_written_leaves_the_earlier_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_summary(tmp_path, [CaseOutcome("a", "ok")], SETTINGS)
-    before = (tmp_path / "summary.csv").read_text()
-    original = Path.write_text
-
-    def write_half(path: Path, text: str, **options: Any) -> int:
-        original(path, text[:9], **options)
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", write_half)
-    with pytest.raises(OSError, match="No space"):
-        write_summary(tmp_path, [CaseOutcome("b", "failed", ["no"])], SETTINGS)
-    assert (tmp_path / "summary.csv").read_text() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.csv", "summary.json"]
-
-
 def test_results_may_not_go_where_the_inputs_are_nor_two_batches_to_one_folder(tree: Path, scheduler: str) -> None:
     for out in ("in", "."):
         with pytest.raises(InputError, match="OUTPUT_ROOT must not be or hold INPUT_ROOT"):
@@ -676,67 +506,11 @@ def test_results_may_not_go_where_the_inputs_are_nor_two_batches_to_one_folder(t
         run(tree, scheduler)
 
 
-def test_other_settings_are_named() -> None:
-    made = {
-        "input_sha256": "i",
-        "weights_sha256": "w",
-        "settings": {"gamma": 1.0},
-        "version": "0.1.0",
-        "config_sha256": "c",
-    }
-    same = Identity("i", {"gamma": 1.0}, "w", "0.1.0", "c")
-    assert same.difference({"batch": made}) == ""
-    assert replace(same, settings={"gamma": 1.0, "new": 2}).difference({"batch": made}).endswith("(new None, now 2)")
-    assert replace(same, version="0.2.0").difference({"batch": made}) == "the result of version 0.1.0, now 0.2.0"
-    assert "configs/inference.yaml" in replace(same, config_sha256="d").difference({"batch": made})
-
-
-def test_a_new_version_and_an_edited_config_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "good.nrrd").write_text("good")
-    case = request(tmp_path / "good.nrrd")
-    assert run_case(case, act).status == "ok"
-    assert run_case(case, act).finished_before
-    version, config = bundle_state()
-    for state, message in (
-        (("9.9.9", config), f"the result of version {version}, now 9.9.9"),
-        ((version, "edited"), "the result of another configs/inference.yaml"),
-    ):
-        monkeypatch.setattr("bundle.skull_implant.archive.batch_case.bundle_state", lambda state=state: state)
-        assert message in run_case(case, act).reasons[0]
-        assert run_case(replace(case, overwrite=True), act).status == "ok"
-        monkeypatch.undo()
-        assert run_case(replace(case, overwrite=True), act).status == "ok"
-
-
 def test_a_gpu_that_is_not_there_ends_the_batch_before_any_case(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(InputError, match="device cuda must exist"):
         run_batch(tree, tree.parent / "out", SETTINGS, tree.parent / "model.pt", device="cuda", work=act)
     assert not (tree.parent / "out").exists()
-
-
-def test_warnings_of_a_report_stand_in_the_summary(tmp_path: Path) -> None:
-    outcome = outcome_of("a", {"status": "ok", "warnings": ["no SEG", "thick slices"]}, finished_before=False)
-    write_summary(tmp_path, [outcome, CaseOutcome("b", "ok")], SETTINGS)
-    with (tmp_path / "summary.csv").open(newline="") as file:
-        assert [row["warnings"] for row in csv.DictReader(file)] == ["no SEG; thick slices", ""]
-    assert json.loads((tmp_path / "summary.json").read_text())["cases"][0]["warnings"] == outcome.warnings
-
-
-@pytest.mark.parametrize("name", ["=1+1", "@SUM(1)", "+1", "-1", "\t=1", "\r=1"])
-def test_no_cell_of_the_summary_is_a_formula(name: str, tmp_path: Path) -> None:
-    refused = CaseOutcome(name, "refused", [f"{name}: no head"], -1.5, 2.0, warnings=[f"{name} is thick", "thin\r=1"])
-    shown = "'" + name.replace("\r", " ")
-    write_summary(tmp_path, [refused, CaseOutcome("a=1", "ok")], SETTINGS)
-
-    with (tmp_path / "summary.csv").open(newline="") as file:
-        row, other = csv.DictReader(file)
-    assert row["case"] == shown
-    assert row["reasons"] == f"{shown}: no head"
-    assert row["warnings"] == f"{shown} is thick; thin =1"
-    assert (row["status"], row["implant_volume_ml"], row["seconds"]) == ("refused", "-1.5", "2.0")  # numbers stay
-    assert other["case"] == "a=1"
-    assert json.loads((tmp_path / "summary.json").read_text())["cases"][0]["case"] == name
 
 
 def test_the_command_hands_every_setting_on(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,8 +170,8 @@ def test_a_part_of_the_face_without_a_closed_rim_is_no_second_hole(case: Case) -
 
     implant = case.implant(case.whole & ~hole & ~brow)
 
-    assert not (implant & brow).any() or not (implant & hole).any()
-    assert ndimage.label(implant)[1] == 1
+    assert not (implant & brow).any()
+    assert dice(implant, case.whole & hole) > 0.9
 
 
 def test_two_patches_of_bone_decoded_in_one_hole_are_no_two_holes(case: Case) -> None:

@@ -33,15 +33,28 @@ def test_denser_rays_get_the_same_vault() -> None:
     model = TableModel(*principal_tables(maps, modes=2))
     dense = VaultRays(1.5)
 
-    coarse = model.complete(maps[0], MODEL_RAYS)
-    fine = model.complete(np.full((2, *dense.shape), np.nan), dense)
+    inner = np.arange(-30, 31)  # rays of the model; every second of the dense ones
+    own, denser = (inner * step + rays.shape[0] // 2 for step, rays in ((1, MODEL_RAYS), (2, dense)))
+    seen, denser_seen = (np.full((2, *rays.shape), np.nan) for rays in (MODEL_RAYS, dense))
+    seen[np.ix_((0, 1), own, own)] = denser_seen[np.ix_((0, 1), denser, denser)] = maps[0][np.ix_((0, 1), own, own)]
 
-    middle, dense_middle = MODEL_RAYS.shape[0] // 2, dense.shape[0] // 2
-    np.testing.assert_allclose(
-        fine[:, dense_middle, dense_middle], model.mean[:, middle, middle], atol=1e-5, err_msg="nothing measured"
-    )
-    assert coarse.shape == maps[0].shape
+    coarse, fine = model.complete(seen, MODEL_RAYS), model.complete(denser_seen, dense)
+
     assert fine.shape == (2, *dense.shape)
+    np.testing.assert_allclose(
+        fine[np.ix_((0, 1), denser, denser)], coarse[np.ix_((0, 1), own, own)], rtol=0, atol=1e-4
+    )
+    between = (fine[:, denser[:-1]] + fine[:, denser[1:]]) / 2
+    np.testing.assert_allclose(fine[:, denser[:-1] + 1], between, rtol=0, atol=1e-4)
+
+
+def test_where_nothing_is_measured_the_vault_is_the_mean() -> None:
+    maps, _ = tables_of_two_modes(24)
+    model = TableModel(*principal_tables(maps, modes=2))
+
+    completed = model.complete(np.full((2, *MODEL_RAYS.shape), np.nan), MODEL_RAYS)
+
+    np.testing.assert_allclose(completed, model.mean, atol=1e-5)
 
 
 def test_gaps_are_filled_with_the_nearest_entry() -> None:

@@ -17,9 +17,10 @@ import pytest
 import SimpleITK as sitk
 from pydicom.uid import MRImageStorage
 
-from bundle.skull_implant.errors import InputError
+from bundle.skull_implant.errors import CaseRefused, InputError
 from bundle.skull_implant.input.image_file import _stderr_silenced
 from bundle.skull_implant.input.reading import content_hash, read_case
+from bundle.skull_implant.steps.transforms import ReadCased
 from bundle.skull_implant.volume import Grid, Volume, write_volume
 from tests.dicom_files import head_voxels, rotation, write_series
 
@@ -137,6 +138,9 @@ def test_a_dicom_folder_is_a_case_without_patient_data(tmp_path: Path, monkeypat
     monkeypatch.chdir(folder)
     assert read_case(".").name == "scan"
     assert "24 x 22 x 5 arrived" in _refusal(folder, series_number=8)
+    with pytest.raises(CaseRefused, match="24 x 22 x 5 arrived"):
+        ReadCased(series_number=8).step({"image": folder})
+    assert "series_number is of a DICOM folder" in _refusal(_write(tmp_path / "ct.nrrd", _ct()), series_number=7)
 
 
 def test_reading_files_needs_no_pydicom(tmp_path: Path) -> None:

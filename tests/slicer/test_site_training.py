@@ -322,3 +322,26 @@ def test_without_a_training_that_replaced_them_the_released_weights_are_used(tmp
     assert carry_over(tmp_path / "none", new) == ""
     assert carry_over(trained_models(tmp_path / "old", b"release 1", replaced=False), new) == ""
     assert (new / "model.pt").read_bytes() == b"release 2"
+
+
+def test_weights_of_a_training_that_was_killed_before_its_record_are_kept(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = (root / "models" / "model.pt").read_bytes()
+
+    def killed(training: SiteTraining, folder: Path) -> dict[str, object]:
+        (training.root / "models" / "model.pt").write_bytes(b"trained")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SiteTraining, "_prepare", lambda *_: {"training": 2, "validation": 1})
+    monkeypatch.setattr(SiteTraining, "_train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        SiteTraining(root, "cpu", entries(3), [], 2).run()
+    same, later = fresh_models(tmp_path / "same", released), fresh_models(tmp_path / "later", b"later")
+
+    assert carry_over(root / "models", same) == "the weights are those that were copied to models/model.pt"
+    carry_over(root / "models", later)
+
+    assert (same / "model.pt").read_bytes() == b"trained"
+    assert (later / "model.pt").read_bytes() == b"later"
+    assert [path.read_bytes() for path in later.glob("model_until_*.pt")] == [b"trained"]

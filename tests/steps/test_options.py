@@ -16,9 +16,9 @@ def test_the_defaults_of_the_class_are_those_of_the_config() -> None:
 
 
 def test_text_from_a_table_counts_as_the_numbers_it_shows() -> None:
-    options = read_options("1.5", "facial", "250", "0", "false", "5", "true")
+    options = read_options("1.5", "facial", "250", "0", "false", "5", "true", series_number="4")
 
-    assert options == Options(1.5, "facial", 250.0, 0, False, 5, True)
+    assert options == Options(1.5, "facial", 250.0, 0, False, 5, True, series_number=4)
     assert (type(options.threshold_hu), type(options.fit_steps)) == (float, int)
 
 
@@ -54,6 +54,7 @@ def test_of_a_list_of_choices_the_first_counts() -> None:
         ("candidates", "abc", "candidates must be a number, got 'abc'"),
         ("candidates", 1000, "candidates must lie between 1 and 20, got 1000"),
         ("keep_agreement", "perhaps", "keep_agreement must be true or false, got 'perhaps'"),
+        ("series_number", "CT", "series_number must be a number, got 'CT'"),
     ],
 )
 def test_a_wrong_option_is_kept_as_one_line_and_the_others_fall_back(key: str, value: Any, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -31,9 +32,17 @@ class BatchFolder:
             raise InputError(f"{output_root}: OUTPUT_ROOT must not be or hold INPUT_ROOT; name another folder")
 
     def __enter__(self) -> Path:
+        while not self._lock():
+            self.lock.close()
+        self._clear_up()
+        return self.root
+
+    def _lock(self) -> bool:
+        """Lock the folder; False if what was locked is a file that another batch removed as it ended."""
+        path = self.work / "lock"
         try:
             self.work.mkdir(parents=True, exist_ok=True)
-            self.lock = (self.work / "lock").open("w")
+            self.lock = path.open("w")
         except OSError as error:
             rule = "OUTPUT_ROOT must be a folder that can be written"
             raise InputError(f"{self.root}: {rule} ({error.strerror}); name another one") from error
@@ -43,8 +52,9 @@ class BatchFolder:
             self.lock.close()
             rule = "only one batch at a time may write to an OUTPUT_ROOT"
             raise InputError(f"{self.root}: {rule}, another is at work; wait for it or name another one") from error
-        self._clear_up()
-        return self.root
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self.lock.fileno()), path.stat())
+        return False
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._clear_up()

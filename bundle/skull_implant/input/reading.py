@@ -79,6 +79,8 @@ def read_case(
         CaseRefused: it can be read, but is no CT of a head: too small, without air, or slices that form no volume.
     """
     path = checked_path(path)
+    if series_number is not None and not path.is_dir():
+        raise InputError(f"{path.name}: series_number is of a DICOM folder, a file arrived; leave it out")
     limits = _GridLimits(minimum_slices, minimum_extent_mm, minimum_spacing_mm, maximum_spacing_mm, maximum_voxels)
     files: tuple[Path, ...] = ()
     frames: tuple[int, ...] = ()

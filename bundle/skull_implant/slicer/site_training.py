@@ -106,6 +106,7 @@ class SiteTraining:
         shutil.rmtree(folder, ignore_errors=True)
         try:
             used = self._prepare(skulls, held_out, folder)
+            write_record(models, record)  # or a training that is killed after it wrote its weights would lose them
             verdict = self._train(folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

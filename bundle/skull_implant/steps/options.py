@@ -27,6 +27,7 @@ class Options:
         keep_decoded: also write the decoder's own skull.
         secondary_capture: also write the preview as DICOM.
         overwrite: replace an earlier result.
+        series_number: of a DICOM folder's CT series to read; None takes the one with the most slices.
         problem: what was wrong; the other fields are then the defaults, and nothing may be computed from them.
     """
 
@@ -40,6 +41,7 @@ class Options:
     keep_decoded: bool = False
     secondary_capture: bool = False
     overwrite: bool = False
+    series_number: int | None = None
     problem: InputError | None = None
 
 
@@ -54,6 +56,7 @@ def read_options(
     keep_decoded: Any = False,
     secondary_capture: Any = False,
     overwrite: Any = False,
+    series_number: Any = None,
 ) -> Options:
     """Make options of what arrives, and keep what is wrong with it in `problem`.
 
@@ -71,6 +74,7 @@ def read_options(
         keep_decoded: a Boolean or its text.
         secondary_capture: a Boolean or its text.
         overwrite: a Boolean or its text.
+        series_number: a whole number or its text, or None.
     """
     chosen = defect_class[0] if isinstance(defect_class, list | tuple) and defect_class else defect_class
     try:
@@ -85,6 +89,7 @@ def read_options(
             _boolean("keep_decoded", keep_decoded),
             _boolean("secondary_capture", secondary_capture),
             _boolean("overwrite", overwrite),
+            None if series_number is None else _whole("series_number", series_number, -(2**31), 2**31 - 1),
         )
     except InputError as error:
         return Options(problem=error)

@@ -84,15 +84,17 @@ class ReadCased(CaseTransform):
 
     Args:
         rules: which scans are refused for their grid.
+        series_number: of a DICOM folder's CT series; None takes the one with the most slices.
     """
 
-    def __init__(self, rules: FitnessRules | None = None) -> None:
+    def __init__(self, rules: FitnessRules | None = None, series_number: int | None = None) -> None:
+        self.series_number = series_number
         self.rules = rules or FitnessRules()
 
     def step(self, data: CaseData) -> None:
         """Raises InputError for anything that is not a head CT or a skull mask, CaseRefused if it is unfit."""
         with timed(data, "read"):
-            data["case"] = read_case(data["image"])
+            data["case"] = read_case(data["image"], series_number=self.series_number)
             check_scan(data["case"], self.rules)
 
 
