@@ -33,8 +33,8 @@ def import_published(
 
     from bundle.skull_implant.errors import InputError
     from bundle.skull_implant.peers.published import import_checkpoints, mean_codes_of_file
-    from bundle.skull_implant.train.latent_statistics import save_completer
     from bundle.skull_implant.train.preparing import find_sources
+    from bundle.skull_implant.train.weights import save_weights
     from bundle.skull_implant.whole_files import check_writable
 
     if Path(model_file).exists() and not overwrite:
@@ -56,7 +56,7 @@ def import_published(
         print(f"{kind}: {len(sources)} skulls from {folder}")
         means[kind] = network.mean_code(source.read_skull(threshold_hu).voxels for source in sources)
     network.set_dev(means)
-    save_completer(network, model_file)
+    save_weights(network, model_file)
     if not means:
         print("no DEV: this model reconstructs (--gamma 0) and cannot complete; import with --codes or --complete")
 

@@ -23,7 +23,7 @@ import torch
 from bundle.skull_implant.frame.vault_template import VaultTemplate
 from bundle.skull_implant.model.network import SkullCompleter
 from bundle.skull_implant.synthetic.synthetic_head import SyntheticHead, synthetic_head
-from bundle.skull_implant.train.latent_statistics import save_completer
+from bundle.skull_implant.train.weights import save_weights
 from bundle.skull_implant.volume import Grid, Volume, write_volume
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,7 +61,7 @@ def untrained_model(path: Path, spatial_size: tuple[int, int, int] = (32, 32, 32
     torch.manual_seed(0)
     network = SkullCompleter(spatial_size, (8, 16), (4, 4), latent_size=8)
     network.template_mm.copy_(torch.as_tensor(VaultTemplate.ellipsoid().radii_mm))
-    save_completer(network, path)
+    save_weights(network, path)
     return path
 
 

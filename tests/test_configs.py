@@ -191,7 +191,7 @@ def test_every_training_checks_what_it_needs_before_it_runs(name: str) -> None:
         assert "$overrides.refuse_unknown_overrides()" in before
         assert "$errors.exit_if_refused(datalist.check_dataset, @dataset_dir)" in before
         if "start_model" in config:
-            assert "$errors.exit_if_refused(statistics.check_completer, @start_model)" in before
+            assert "$errors.exit_if_refused(weights.check_completer, @start_model)" in before
 
 
 @pytest.mark.parametrize("name", NAMES)

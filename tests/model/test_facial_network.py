@@ -34,9 +34,9 @@ from bundle.skull_implant.scores.scored_methods import methods_of
 from bundle.skull_implant.scores.scoring_protocol import WITHOUT_DEFECT_NETWORKS, Protocol
 from bundle.skull_implant.steps.transforms import CaseData, Implantd
 from bundle.skull_implant.train.facial_training import FacialStep, HeldOutFacialDice, completed, start_facial_network
-from bundle.skull_implant.train.latent_statistics import save_completer
 from bundle.skull_implant.train.training_data import SkullBatches, SkullDataset
 from bundle.skull_implant.train.unet_training import ImplantLoss
+from bundle.skull_implant.train.weights import save_weights
 from bundle.skull_implant.volume import Volume
 from tests.end_to_end import Outcome, run_module
 from tests.made_up_skulls import pose
@@ -318,7 +318,7 @@ def test_inference_asks_it_and_without_the_fit_does_not() -> None:
 
 @pytest.mark.parametrize(("rim_fit", "asked"), [(True, True), (False, False), (WITHOUT_DEFECT_NETWORKS, False)])
 def test_a_scored_method_asks_it_where_its_name_says_so(tmp_path: Path, rim_fit: bool | str, asked: bool) -> None:
-    save_completer(_saying(9.0), tmp_path / "model.pt")
+    save_weights(_saying(9.0), tmp_path / "model.pt")
     settings = {"model": (str(tmp_path / "model.pt"), 1.0, 0, rim_fit)}
     protocol = Protocol(settings, dataset_dir="", baselines=False)
 
@@ -343,7 +343,7 @@ def test_it_can_be_scripted_with_its_completer() -> None:
 
 def test_a_completer_carries_it_through_its_file(tmp_path: Path) -> None:
     network = _saying(3.0)
-    save_completer(network, tmp_path / "model.pt")
+    save_weights(network, tmp_path / "model.pt")
 
     loaded = SkullCompleter.from_file(tmp_path / "model.pt")
 
@@ -371,7 +371,7 @@ def test_it_starts_as_a_u_net_that_sees_neither_other_side_nor_decoded_skull(tmp
     torch.manual_seed(2)
     unet = ImplantUNet(BOX.spatial_size, (8, 16, 32)).eval()
     torch.nn.init.constant_(unet.unet.get_submodule("output_block").conv.conv.bias, -0.3)
-    save_completer(unet, tmp_path / "unet.pt")
+    save_weights(unet, tmp_path / "unet.pt")
     completer = small_network()
 
     network = start_facial_network(completer, str(tmp_path / "unet.pt")).eval()
@@ -389,7 +389,7 @@ def test_it_starts_as_a_u_net_that_sees_neither_other_side_nor_decoded_skull(tmp
 
 @pytest.mark.parametrize("channels", [(8, 16, 24), (8, 16, 32, 64)])
 def test_a_u_net_of_other_sizes_is_refused(tmp_path: Path, channels: tuple[int, ...]) -> None:
-    save_completer(ImplantUNet((16, 24, 16), channels), tmp_path / "unet.pt")
+    save_weights(ImplantUNet((16, 24, 16), channels), tmp_path / "unet.pt")
 
     with pytest.raises(InputError, match=r"unet.pt: start_unet must be a U-Net whose levels below the first have"):
         start_facial_network(small_network(), str(tmp_path / "unet.pt"))

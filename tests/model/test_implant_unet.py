@@ -10,9 +10,9 @@ from monai.losses import DiceCELoss
 
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.model.implant_unet import ImplantUNet
-from bundle.skull_implant.train.latent_statistics import save_completer
 from bundle.skull_implant.train.training_data import SkullBatches, SkullDataset
 from bundle.skull_implant.train.unet_training import HeldOutImplantDice, ImplantLoss, ImplantStep
+from bundle.skull_implant.train.weights import save_weights
 from tests.small_models import BOX, engine_of, small_dataset, small_images, small_network
 
 
@@ -102,7 +102,7 @@ def test_a_perfect_answer_has_a_held_out_score_of_one_and_an_empty_one_of_zero(d
 
 def test_a_file_and_a_checkpoint_of_training_give_the_same_network(tmp_path: Path) -> None:
     network, image = small_unet().eval(), small_images()
-    save_completer(network, tmp_path / "unet.pt")
+    save_weights(network, tmp_path / "unet.pt")
     torch.save({"network": network.state_dict(), "epoch": 3}, tmp_path / "checkpoint.pt")
 
     for name in ("unet.pt", "checkpoint.pt"):
@@ -112,7 +112,7 @@ def test_a_file_and_a_checkpoint_of_training_give_the_same_network(tmp_path: Pat
 
 
 def test_another_network_is_refused(tmp_path: Path) -> None:
-    save_completer(small_network(), tmp_path / "model.pt")
+    save_weights(small_network(), tmp_path / "model.pt")
 
     with pytest.raises(InputError, match=r"model.pt: a U-Net must be what training with configs/unet.yaml wrote"):
         ImplantUNet.from_file(tmp_path / "model.pt")

@@ -11,7 +11,7 @@ import torch
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.model.encoder_decoder import Decoder, Encoder
 from bundle.skull_implant.model.network import SkullCompleter, SkullVAE, load_state
-from bundle.skull_implant.train.latent_statistics import save_completer
+from bundle.skull_implant.train.weights import save_weights
 from tests.small_models import small_images, small_network
 
 
@@ -138,7 +138,7 @@ def test_logits_are_not_bounded_so_that_the_dice_can_reach_zero(network: SkullCo
 def test_a_written_completer_is_read_back_with_its_sizes_and_gives_the_same_skulls(
     network: SkullCompleter, tmp_path: Path
 ) -> None:
-    save_completer(network, tmp_path / "model.pt")
+    save_weights(network, tmp_path / "model.pt")
     back = SkullCompleter.from_file(tmp_path / "model.pt")
 
     assert not back.training
@@ -152,7 +152,7 @@ def test_box_and_mean_vault_travel_in_the_file(tmp_path: Path) -> None:
     odd = SkullCompleter([8, 16, 8], [2], [4], 3, box_mm=(170.0, 230.0, 155.5), box_top_mm=7.25, template_size=11)
     odd.template_mm.copy_(torch.arange(121).view(11, 11) / 3)
     odd.template_step_deg.fill_(12.5)
-    save_completer(odd, tmp_path / "model.pt")
+    save_weights(odd, tmp_path / "model.pt")
     back = SkullCompleter.from_file(tmp_path / "model.pt")
 
     assert (back.box.spatial_size, back.box.size_mm, back.box.top_mm) == ((8, 16, 8), (170.0, 230.0, 155.5), 7.25)
@@ -194,7 +194,7 @@ def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) ->
 
 
 def test_a_damaged_file_is_refused(network: SkullCompleter, tmp_path: Path) -> None:
-    save_completer(network, tmp_path / "model.pt")
+    save_weights(network, tmp_path / "model.pt")
     content = (tmp_path / "model.pt").read_bytes()
     (tmp_path / "model.pt").write_bytes(content[: len(content) // 2])
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.model.network import SkullCompleter
 from bundle.skull_implant.peers.published import PublishedVAE, import_checkpoints, mean_codes_of_file
-from bundle.skull_implant.train.latent_statistics import save_completer
+from bundle.skull_implant.train.weights import save_weights
 from tests.end_to_end import Outcome, read, run_module, write_voxels
 
 # Variances with which random weights neither fade nor explode from layer to layer.
@@ -182,7 +182,7 @@ def test_the_mean_code_of_skulls_is_the_mean_of_their_codes(tmp_path: Path) -> N
 def test_a_written_model_loads_with_the_same_weights(tmp_path: Path) -> None:
     network = small(tmp_path)
     network.set_dev({kind: np.full(6, number) for number, kind in enumerate(ORDER)})
-    save_completer(network, tmp_path / "model.pt")
+    save_weights(network, tmp_path / "model.pt")
 
     loaded = PublishedVAE.from_file(tmp_path / "model.pt").state_dict()
 
@@ -309,8 +309,8 @@ def test_a_bad_file_ends_with_1_and_one_line(
 
 
 def test_each_kind_of_model_names_the_command_for_the_other(tmp_path: Path) -> None:
-    save_completer(small(tmp_path), tmp_path / "published.pt")
-    save_completer(SkullCompleter((8, 8, 8), [4], [2], 3), tmp_path / "own.pt")
+    save_weights(small(tmp_path), tmp_path / "published.pt")
+    save_weights(SkullCompleter((8, 8, 8), [4], [2], 3), tmp_path / "own.pt")
 
     with pytest.raises(InputError, match=r"published.pt: .*use `python -m scripts.complete_published`"):
         SkullCompleter.from_file(tmp_path / "published.pt")

@@ -22,9 +22,9 @@ from bundle.skull_implant.scores.evaluation import evaluate
 from bundle.skull_implant.scores.score_table import SITES, read_scores, refused_scores, write_csv
 from bundle.skull_implant.scores.scored_methods import methods_of
 from bundle.skull_implant.scores.scoring_protocol import Protocol, person_jobs
-from bundle.skull_implant.train.latent_statistics import save_completer
 from bundle.skull_implant.train.preparing import find_sources
 from bundle.skull_implant.train.table_fitting import fit_table_model
+from bundle.skull_implant.train.weights import save_weights
 from scripts.compare import compare
 
 BOX = CanonicalBox((32, 32, 32))
@@ -52,8 +52,8 @@ def files(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     network = SkullCompleter(BOX.spatial_size, (8, 16), (4, 4), latent_size=8, table_modes=2)
     network.template_mm.copy_(torch.as_tensor(VaultTemplate.ellipsoid().radii_mm))
     fit_table_model(network, str(tiny_dataset), defective=False, modes=2)
-    save_completer(network, folder / "model.pt")
-    save_completer(ImplantUNet(BOX.spatial_size, (4, 8, 8)), folder / "unet.pt")
+    save_weights(network, folder / "model.pt")
+    save_weights(ImplantUNet(BOX.spatial_size, (4, 8, 8)), folder / "unet.pt")
     return {"source": tiny_dataset.parent / "source", "dataset": tiny_dataset, "folder": folder}
 
 
@@ -237,7 +237,7 @@ def test_a_fingerprint_knows_files_by_their_content(files: dict[str, Path], tmp_
 
 def test_a_model_without_a_shape_model_is_refused_before_any_work(files: dict[str, Path], tmp_path: Path) -> None:
     network = SkullCompleter(BOX.spatial_size, (8, 16), (4, 4), latent_size=8)
-    save_completer(network, tmp_path / "old.pt")
+    save_weights(network, tmp_path / "old.pt")
     protocol = Protocol({"VAE": (str(tmp_path / "old.pt"), 1.0, 0, False)}, str(files["dataset"]), shape_model=True)
 
     with pytest.raises(InputError, match=r"old.pt: must hold a shape model to score it alone, has none"):

@@ -16,7 +16,7 @@ from bundle.skull_implant.scores.evaluation_figures import EvaluationFigures
 from bundle.skull_implant.scores.latent_figures import ClassCodes, gamma_sweep, plot_gamma_sweep, plot_latents
 from bundle.skull_implant.scores.score_table import SkullScore, write_csv
 from bundle.skull_implant.scores.scoring_protocol import Protocol
-from bundle.skull_implant.train.latent_statistics import save_completer
+from bundle.skull_implant.train.weights import save_weights
 from tests.end_to_end import ROOT, run_module, untrained_model
 from tests.made_up_scores import GOOD
 from tests.small_models import BOX, small_dataset, small_images, small_network
@@ -26,8 +26,8 @@ from tests.small_models import BOX, small_dataset, small_images, small_network
 def protocol(tmp_path_factory: pytest.TempPathFactory) -> Protocol:
     folder = tmp_path_factory.mktemp("figures")
     small_dataset(folder / "dataset")
-    save_completer(small_network(), folder / "model.pt")
-    save_completer(small_network(1), folder / "other.pt")
+    save_weights(small_network(), folder / "model.pt")
+    save_weights(small_network(1), folder / "other.pt")
     model = str(folder / "model.pt")
     methods = {"plain": (model, 1.0, 0, False), "fitted": (model, 1.0, 30, False)}
     return Protocol(methods, str(folder / "dataset"), {"other": (str(folder / "other.pt"), 1.0, 0, False)})

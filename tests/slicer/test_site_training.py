@@ -126,11 +126,11 @@ def test_the_score_is_1_where_the_holes_are_filled_exactly_and_0_where_they_are_
 def test_weights_are_replaced_only_by_weights_that_are_no_worse_and_the_old_ones_are_kept(
     before: float, after: float, replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bundle.skull_implant.train.latent_statistics import save_completer
+    from bundle.skull_implant.train.weights import save_weights
 
     scores = iter([before, after])
     monkeypatch.setattr(site_training, "implant_dice", lambda *_: next(scores))
-    save_completer(small_network(0), tmp_path / "model.pt")
+    save_weights(small_network(0), tmp_path / "model.pt")
     old = (tmp_path / "model.pt").read_bytes()
 
     verdict = Gate(tmp_path / "model.pt", [], "cpu").decide(small_network(1))  # type: ignore[arg-type]

@@ -14,7 +14,6 @@ from bundle.skull_implant.train.latent_statistics import (
     fit_latent_statistics,
     fit_standardization,
     fit_step,
-    save_completer,
 )
 from bundle.skull_implant.train.training_data import DefectCutter, SkullBatches, SkullDataset
 from tests.small_models import BOX, small_dataset, small_network
@@ -207,33 +206,6 @@ def test_the_classifier_tells_classes_apart_whose_codes_are_apart(
     assert (found == kinds)[kinds == 2].mean() > 0.9
     assert (found == kinds).mean() > 0.6
     assert network.dev[1, 0] > 0.5  # a facial defect lacks bone in front
-
-
-def test_a_model_is_written_whole_or_not_at_all(
-    network: SkullCompleter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "deep" / "model.pt"
-    save_completer(network, path)
-    before = path.read_bytes()
-
-    def fill_the_disk(state: object, name: Path) -> None:
-        name.write_bytes(b"half a file")
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(torch, "save", fill_the_disk)
-    with pytest.raises(OSError, match="no space left"):
-        save_completer(network, path)
-    assert path.read_bytes() == before
-
-
-def test_a_model_file_is_a_plain_state_dict_on_the_cpu(network: SkullCompleter, tmp_path: Path) -> None:
-    save_completer(network, tmp_path / "model.pt")
-    state = torch.load(tmp_path / "model.pt", weights_only=True)
-
-    assert state.keys() == network.state_dict().keys()
-    assert {value.device.type for value in state.values()} == {"cpu"}
-    torch.testing.assert_close(state["dev"], network.dev)
-    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
 
 
 def test_a_single_person_gives_no_regression() -> None:

@@ -24,9 +24,9 @@ from bundle.skull_implant.model.network import DEFECT_CLASSES, SkullCompleter
 from bundle.skull_implant.slicer.site_weights import WEIGHTS, keep_old, read_record, write_record
 from bundle.skull_implant.slicer.submitted_labels import SubmittedSkull, refuse_hole, submitted_skulls
 from bundle.skull_implant.train.dataset_folder import DatasetFolder
-from bundle.skull_implant.train.latent_statistics import save_completer
 from bundle.skull_implant.train.preparing import prepare_dataset
 from bundle.skull_implant.train.training_data import DefectCutter, SkullDataset
+from bundle.skull_implant.train.weights import save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ class Gate:
         }
         if replaced:
             verdict["old_weights"] = keep_old(self.path.parent).name
-            save_completer(network, self.path)
+            save_weights(network, self.path)
         logger.info(
             "implant DSC of %d validation skulls: %.4f before, %.4f after; the weights %s",
             len(self.dataset),

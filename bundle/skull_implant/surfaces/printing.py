@@ -53,7 +53,8 @@ def print_implant(
         "cleared_ml": round(mask_ml - float(shape.volume_mm3) / 1000.0, 2),
     }
     surface = _fitting_surface(shape, bone, settings.triangles, maximum_overlap_mm)
-    if not len(surface.faces):
+    chords = plate_chords_mm(implant, clearance=clearance)
+    if not len(surface.faces) or not len(chords):
         return found
     files = [folder / f"{name}.{suffix}" for suffix in settings.mesh]
     for path in files:
@@ -63,7 +64,6 @@ def print_implant(
     surface_ml = found.pop("volume_ml")
     found["surface_volume_ml"] = round(surface_ml, 2)
     found["surface_volume_error"] = round(1000.0 * surface_ml / float(shape.volume_mm3) - 1.0, 4)
-    chords = plate_chords_mm(implant, clearance=clearance)
     found["thickness_mm"] = {key: round(value, 2) for key, value in thickness_mm(chords).items()}
     found["thinner_than_minimum"] = round(float(np.mean(chords < settings.minimum_thickness_mm)), 3)
     samples = 10_000 if clearance is None else len(surface.faces)  # a clearance is checked on every triangle

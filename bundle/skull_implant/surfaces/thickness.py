@@ -29,14 +29,15 @@ def plate_chords_mm(mask: Volume, *, clearance: Clearance | None = None, maximum
         maximum_samples: evenly thinned to about this many.
 
     Returns:
-        (N,) mm. Chords below one voxel are not resolved and count as the finest spacing.
+        (N,) mm, empty where the clearance leaves nothing. Chords below one voxel are not resolved and count as the
+        finest spacing.
 
     Raises:
-        ValueError: the mask is empty, or the clearance leaves nothing of it.
+        ValueError: the mask is empty.
     """
     shape = solid(mask, 0.45, clearance)  # more widens thin plates, less leaves voxel steps
     if shape.volume_mm3 == 0:
-        raise ValueError("the clearance leaves nothing: there is no thickness to measure")
+        return np.empty(0)
     field, spacing = shape.field, shape.spacing  # a thickness does not depend on where the grid points
     middle = _middle_voxels(field, spacing)
     middle = middle[:: 1 + len(middle) // maximum_samples]
