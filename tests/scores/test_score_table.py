@@ -178,20 +178,20 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
         read_scores(tmp_path / "scores.csv")
 
 
-def test_trusted_are_cranial_implants_of_which_enough_is_expected() -> None:
-    sure = replace(GOOD, expected_dsc=0.9)
+def test_the_calibration_sets_the_reports_status_against_the_score() -> None:
+    sure = replace(GOOD, status="ok")
     cases = [
         sure,
         replace(sure, dsc=0.7),  # trusted wrongly
-        replace(sure, expected_dsc=0.8),  # doubted wrongly
-        replace(sure, dsc=0.5, expected_dsc=0.8),
-        replace(sure, dsc=0.0, failed=True, expected_dsc=np.nan),
-        replace(sure, defect="facial", defect_class="facial", expected_dsc=np.nan),
-        replace(NONE, expected_dsc=0.9),  # an undamaged skull is no defect
-        replace(GOOD, method="nearest skull"),  # expects nothing
+        replace(sure, status="review"),  # doubted wrongly
+        replace(sure, dsc=0.0, failed=True, status="refused"),
+        replace(sure, defect="facial", dsc=0.5, status="review"),
+        replace(NONE, status="review"),  # an undamaged skull is no defect
+        replace(GOOD, method="nearest skull"),  # has no report
     ]
 
-    (row,) = _rows(calibration_table(cases, minimum_expected_dsc=0.85))
+    cranial, facial = _rows(calibration_table(cases))
 
-    assert row == ["validation", "VAE", "6", "2", "1", "0.700", "4", "2"]
-    assert calibration_table([GOOD], minimum_expected_dsc=0.85) == ""
+    assert cranial == ["validation", GOOD.defect, "VAE", "4", "2", "1", "0.700", "2", "1"]
+    assert facial == ["validation", "facial", "VAE", "1", "0", "0", "-", "1", "0"]
+    assert calibration_table([GOOD]) == ""

@@ -40,7 +40,6 @@ from bundle.skull_implant.scores.score_table import (
 from bundle.skull_implant.scores.scored_methods import aligning_template, methods_of
 from bundle.skull_implant.scores.scoring_protocol import PersonJob, Protocol, person_jobs
 from bundle.skull_implant.speed.peak_memory import measured
-from bundle.skull_implant.steps.report import ReviewRules
 from bundle.skull_implant.synthetic.native_defects import native_pieces, planned_pieces
 from bundle.skull_implant.threads import single_thread
 from bundle.skull_implant.train.preparing import find_sources
@@ -143,7 +142,7 @@ def _tables(implants: list[Score], skulls: list[SkullScore]) -> str:
     tables = [implant_table(implants)]
     if sites := site_scores(implants):
         tables.append(site_table(sites))
-    if calibration := calibration_table(implants, ReviewRules().minimum_expected_dsc):
+    if calibration := calibration_table(implants):
         tables.append(calibration)
     if skulls:
         tables.append(skull_table(skulls))
@@ -224,6 +223,7 @@ def score_design(
         seconds=found.seconds,
         peak_gb=found.peak_gb,
         expected_dsc=found.result.expected_dsc,
+        status=found.result.status(),
     )
 
 

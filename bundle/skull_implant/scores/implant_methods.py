@@ -5,23 +5,26 @@ Every method gets the same skull in the same canonical frame, and its completed 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from bundle.skull_implant.design.implant import design_implant
-from bundle.skull_implant.fit.facial_fit import FacialFit
+from bundle.skull_implant.errors import CaseRefused
 from bundle.skull_implant.fit.rim_fit import Refined, RimFit
 from bundle.skull_implant.frame.canonical_frame import CanonicalFrame
 from bundle.skull_implant.frame.canonical_grid import CanonicalBox, to_canonical
 from bundle.skull_implant.frame.vault_template import VaultTemplate
+from bundle.skull_implant.input.reading import Case
 from bundle.skull_implant.model.implant_unet import ImplantUNet
 from bundle.skull_implant.model.inferers import CompletionInferer
 from bundle.skull_implant.model.network import DEFECT_CLASSES, SkullCompleter
 from bundle.skull_implant.peers.baselines import baseline_completion
 from bundle.skull_implant.peers.table_completion import TableCompletion
+from bundle.skull_implant.steps.designing import ImplantDesigner, report_of
 from bundle.skull_implant.volume import Volume
 
 ANYWHERE = "any"  # in a class's place: implants are looked for in the vault and in the face
@@ -51,11 +54,14 @@ class Design:
         implant: (X, Y, Z) bool, on the scan's grid; empty where it found no hole.
         defect_class: that the cleaning used, or :data:`ANYWHERE`; "" of a method that cannot design for this defect.
         expected_dsc: what the method expects of its implant; NaN where it expects nothing.
+        status: gives that of a report, "ok", "review" or "refused", once it is asked for; "" of a method without
+            report.
     """
 
     implant: np.ndarray
     defect_class: str
     expected_dsc: float = float("nan")
+    status: Callable[[], str] = str
 
 
 class ImplantMethod(Protocol):
@@ -66,22 +72,45 @@ class ImplantMethod(Protocol):
 
 
 @dataclass(frozen=True)
+class InferenceMethod:
+    """What inference does, all of its steps and its report: the same voxels as by `scripts.complete`.
+
+    Args:
+        designer: with the steps of `configs/inference.yaml`.
+    """
+
+    designer: ImplantDesigner
+
+    def design(self, case: DefectiveSkull) -> Design:
+        """The implant, of the class that the model finds; the skull is aligned and checked anew."""
+        mask = Volume(case.skull.voxels.astype(np.uint8), case.skull.grid)
+        try:
+            data = self.designer(Case("skull", mask, True, {}), case.skull)
+        except CaseRefused:
+            return Design(np.zeros(case.skull.voxels.shape, bool), "", status=lambda: "refused")
+        return Design(
+            data["implant"].voxels,
+            data["defect_class"],
+            float(data["expected_dsc"]),
+            lambda: str(report_of(data)["status"]),
+        )
+
+
+@dataclass(frozen=True)
 class CompleterMethod:
-    """The bundle's model: encode, DEV, decode, and what of its further steps is asked for.
+    """Some of the model's steps: encode, DEV, decode, and those of the further ones that are asked for.
 
     Args:
         network: in evaluation mode.
         inferer: gamma, and the code's fit.
         template: mean vault of the frames.
         rim_fit: of cranial defects; None leaves the decoded skull where it is.
-        facial_fit: of facial defects; None takes the decoded skull.
     """
 
     network: SkullCompleter
     inferer: CompletionInferer
     template: VaultTemplate
     rim_fit: RimFit | None = None
-    facial_fit: FacialFit | None = None
 
     @property
     def fits_code(self) -> bool:
@@ -100,10 +129,7 @@ class CompleterMethod:
             fitted = self.rim_fit.refine(
                 fitted.probability, case.skull, case.frame, box, self.template, self.inferer.gamma
             )
-        elif self.facial_fit is not None and defect_class == "facial":
-            fitted = self.facial_fit.refine(fitted, case.skull, case.frame, output["code"][0], self.inferer.gamma)
-        design = _cleaned(fitted.probability, fitted.bone_share, case, fitted.box, self.template, defect_class)
-        return replace(design, expected_dsc=fitted.expected_dsc)
+        return _cleaned(fitted.probability, fitted.bone_share, case, fitted.box, self.template, defect_class)
 
 
 @dataclass(frozen=True)

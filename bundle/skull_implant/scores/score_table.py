@@ -50,6 +50,7 @@ class Score:
         step_outer_mm: median step across the rim at the outer table.
         step_inner_mm: at the inner table.
         expected_dsc: what the method itself expected; NaN where it expects nothing.
+        status: of the report, "ok", "review" or "refused"; empty where a method has none.
     """
 
     part: str
@@ -71,6 +72,7 @@ class Score:
     step_outer_mm: float = np.nan
     step_inner_mm: float = np.nan
     expected_dsc: float = np.nan
+    status: str = ""
 
 
 @dataclass(frozen=True)
@@ -212,39 +214,28 @@ def site_table(scores: Sequence[SiteScore]) -> str:
     return "\n".join(lines)
 
 
-def calibration_table(scores: Sequence[Score], minimum_expected_dsc: float, good_dsc: float = 0.8) -> str:
-    """Markdown: how many implants a method trusts, and how many of them are worse than it should be; "" if none does.
-
-    Trusted is a cranial implant whose expected DSC is high enough; of facial ones none, as in the report's status.
+def calibration_table(scores: Sequence[Score], good_dsc: float = 0.8) -> str:
+    """Markdown: what the reports' status says of implants that are good and of those that are not; "" without reports.
 
     Args:
         scores: of which the undamaged skulls do not count.
-        minimum_expected_dsc: of a trusted implant.
-        good_dsc: below is worse than a trusted implant should be.
+        good_dsc: below is worse than an implant should be whose status is ok.
     """
     lines = [
-        f"| persons | method | defects | ok | of them below DSC {good_dsc:g} | lowest DSC of ok | review "
-        f"| of them from DSC {good_dsc:g} |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| persons | defect | method | cases | ok | of them below DSC {good_dsc:g} | lowest DSC of ok "
+        f"| review or refused | of them from DSC {good_dsc:g} |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    whole = [score for score in scores if score.defect != "none"]
-    methods = list(dict.fromkeys(score.method for score in whole if np.isfinite(score.expected_dsc)))
-    for part, method in dict.fromkeys((score.part, score.method) for score in whole if score.method in methods):
-        group = [score for score in whole if (score.part, score.method) == (part, method)]
-        trusted = [
-            score.dsc
-            for score in group
-            if score.defect_class == "cranial" and not score.failed and score.expected_dsc >= minimum_expected_dsc
-        ]
-        others = len(group) - len(trusted)
-        good = sum(score.dsc >= good_dsc for score in group)
-        kept = sum(dsc >= good_dsc for dsc in trusted)
-        lowest = f"{min(trusted):.3f}" if trusted else "-"
+    reported = [score for score in scores if score.defect != "none" and score.status]
+    for (part, defect, method), group in _groups(reported, lambda row: (row.part, row.defect, row.method)):
+        ok = [score.dsc for score in group if score.status == "ok"]
+        others = [score.dsc for score in group if score.status != "ok"]
+        lowest = f"{min(ok):.3f}" if ok else "-"
         lines.append(
-            f"| {part} | {method} | {len(group)} | {len(trusted)} | {len(trusted) - kept} | {lowest} "
-            f"| {others} | {good - kept} |"
+            f"| {part} | {defect} | {method} | {len(group)} | {len(ok)} | {sum(dsc < good_dsc for dsc in ok)} "
+            f"| {lowest} | {len(others)} | {sum(dsc >= good_dsc for dsc in others)} |"
         )
-    return "\n".join(lines) if methods else ""
+    return "\n".join(lines) if reported else ""
 
 
 def skull_table(scores: Sequence[SkullScore]) -> str:

@@ -7,7 +7,6 @@ from functools import lru_cache
 import numpy as np
 
 from bundle.skull_implant.errors import InputError
-from bundle.skull_implant.fit.facial_fit import FacialFit
 from bundle.skull_implant.fit.rim_fit import RimFit
 from bundle.skull_implant.fit.table_model import TableModel
 from bundle.skull_implant.frame.vault_template import VaultTemplate
@@ -21,10 +20,12 @@ from bundle.skull_implant.scores.implant_methods import (
     BaselineMethod,
     CompleterMethod,
     ImplantMethod,
+    InferenceMethod,
     ShapeModelMethod,
     UNetMethod,
 )
 from bundle.skull_implant.scores.scoring_protocol import WITHOUT_DEFECT_NETWORKS, Protocol
+from bundle.skull_implant.steps.designing import ImplantDesigner
 from bundle.skull_implant.train.datalist import open_dataset
 
 
@@ -52,12 +53,12 @@ def methods_of(protocol: Protocol) -> dict[str, ImplantMethod]:
         methods["U-Net"] = UNetMethod(_unet(protocol.unet, device), template)
     for name, (model_file, gamma, steps, rim_fit) in protocol.all_models.items():
         network = _completer(model_file, device)
+        if rim_fit is True:
+            methods[name] = InferenceMethod(ImplantDesigner(network, gamma=gamma, fit_steps=steps))
+            continue
         inferer = CompletionInferer(gamma, code_fit=CodeFit(steps))
-        fit = RimFit.of(network) if rim_fit else None
-        if rim_fit == WITHOUT_DEFECT_NETWORKS:
-            fit = RimFit(TableModel.of(network))
-        facial = FacialFit.of(network) if rim_fit is True else None
-        methods[name] = CompleterMethod(network, inferer, template, fit, facial)
+        fit = RimFit(TableModel.of(network)) if rim_fit == WITHOUT_DEFECT_NETWORKS else None
+        methods[name] = CompleterMethod(network, inferer, template, fit)
     return methods
 
 

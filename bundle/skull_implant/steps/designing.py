@@ -55,7 +55,8 @@ class ImplantDesigner:
         data: CaseData = {"case": case, "skull": skull}
         for step in self.before:
             step.step(data)
-        outputs = self.inferer(data["image"][None], self.network)  # (1, X, Y, Z) -> (1, 1, X, Y, Z)
+        image = data["image"][None].to(self.network.dev)
+        outputs = self.inferer(image, self.network)  # (1, X, Y, Z) -> (1, 1, X, Y, Z)
         data["pred"] = {key: value[0] for key, value in outputs.items()}
         self.after.step(data)
         return data

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @torch.no_grad()
 def fit_standardization(network: SkullCompleter, batches: SkullBatches, device: torch.device, epochs: int = 1) -> None:
-    """Set `latent_mean` and `latent_std` from the posterior means of one or more epochs of training volumes.
+    """Set `latent_mean` and `latent_std` from the posterior means of training volumes, and take over their mean vault.
 
     An affine change of variables: DEV and gamma mean the same before and after. At beta = 100 the spread is a few
     hundredths, and a decoder fed with raw codes would see almost a constant.
