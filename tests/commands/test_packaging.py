@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -35,6 +36,9 @@ def unpacked(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_tree(root: Path) -> Path:
     for name in (
         "LICENSE",
+        "README.md",
+        "notes.md",
+        "requirements.txt",
         "configs/metadata.json",
         "configs/inference.yaml",
         "docs/README.md",
@@ -63,6 +67,7 @@ def test_only_what_belongs_is_packed(tmp_path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist() == [
             "skull_implant/LICENSE",
+            "skull_implant/README.md",
             "skull_implant/bundle/skull_implant/a.py",
             "skull_implant/bundle/skull_implant/room/b.py",
             "skull_implant/configs/inference.yaml",
@@ -70,6 +75,7 @@ def test_only_what_belongs_is_packed(tmp_path: Path) -> None:
             "skull_implant/docs/README.md",
             "skull_implant/docs/figures/a.png",
             "skull_implant/models/model.pt",
+            "skull_implant/requirements.txt",
             "skull_implant/scripts/a.py",
         ]
     assert [each.name for each in (tmp_path / "dist").iterdir()] == [path.name]
@@ -81,6 +87,12 @@ def test_a_bundle_without_weights_is_not_packed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a bundle must hold models/model\.pt"):
         package_bundle(tmp_path, tmp_path / "dist")
     assert not (tmp_path / "dist").exists()
+
+
+def test_no_link_of_its_pages_leads_out_of_it(unpacked: Path) -> None:
+    for page in (unpacked / "README.md", *(unpacked / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 def test_the_same_files_give_the_same_bytes(package: Path, tmp_path: Path) -> None:

@@ -12,7 +12,10 @@ from bundle.skull_implant.whole_files import check_writable, whole_file
 BUNDLE_NAME = "skull_implant"
 # What belongs, as patterns below the bundle's root. Nothing is taken because it happens to lie there.
 CONTENTS = (
+    "CHANGELOG.md",
     "LICENSE",
+    "README.md",
+    "requirements*.txt",
     "bundle/skull_implant/**/*.py",
     "configs/*.conf",
     "configs/*.json",
