@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +70,7 @@ def run_inference(evaluator: Engine, writer: CaseWriter) -> None:
 
 def run_or_exit(evaluator: Engine, writer: CaseWriter) -> None:
     """The same for `python -m monai.bundle run`: one line on stderr and exit status 1."""
-    try:
-        run_inference(evaluator, writer)
-    except Exception as error:
-        expected = as_input_error(error)
-        if expected is None:
-            raise
-        print(str(expected), file=sys.stderr)
-        sys.exit(1)
+    exit_if_refused(run_inference, evaluator, writer)
 
 
 def exit_on_bad_settings(model_file: str | Path, options: Options, device: str | torch.device) -> None:

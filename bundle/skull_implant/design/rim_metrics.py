@@ -37,6 +37,9 @@ class RimScore:
     step_inner_mm: float
 
 
+NO_RIM = RimScore(np.nan, np.nan, np.nan, np.nan)
+
+
 @dataclass(frozen=True)
 class RimRules:
     """How the rim is measured.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from bundle.skull_implant.design.metrics import ImplantScore, dice, score_implant
-from bundle.skull_implant.design.rim_metrics import RimScore, rim_gap_and_step
+from bundle.skull_implant.design.rim_metrics import NO_RIM, rim_gap_and_step
 from bundle.skull_implant.errors import CaseRefused, InputError
 from bundle.skull_implant.frame.canonical_frame import estimate_frame
 from bundle.skull_implant.frame.canonical_grid import to_canonical
@@ -49,7 +49,6 @@ from bundle.skull_implant.whole_files import check_writable, write_text
 logger = logging.getLogger(__name__)
 
 Row = TypeVar("Row", Score, SkullScore)
-NO_RIM = RimScore(np.nan, np.nan, np.nan, np.nan)
 
 
 def evaluate(source_dir: str, output_dir: str, protocol: Protocol, workers: int = 2) -> str:

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from bundle.skull_implant.bounding_box import bounding_box
 from bundle.skull_implant.design.metrics import score_implant
-from bundle.skull_implant.design.rim_metrics import RimScore
+from bundle.skull_implant.design.rim_metrics import NO_RIM, RimScore
 from bundle.skull_implant.errors import CaseRefused, InputError
 from bundle.skull_implant.frame.canonical_frame import estimate_frame
 from bundle.skull_implant.input.reading import Case
@@ -28,8 +28,6 @@ from bundle.skull_implant.volume import Volume, write_volume
 from bundle.skull_implant.whole_files import check_writable, write_text
 
 logger = logging.getLogger(__name__)
-
-NO_RIM = RimScore(np.nan, np.nan, np.nan, np.nan)
 
 
 @dataclass(frozen=True)

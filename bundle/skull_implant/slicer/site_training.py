@@ -24,6 +24,7 @@ from bundle.skull_implant.model.network import DEFECT_CLASSES, SkullCompleter
 from bundle.skull_implant.slicer.site_weights import WEIGHTS, keep_old, read_record, write_record
 from bundle.skull_implant.slicer.submitted_labels import SubmittedSkull, refuse_hole, submitted_skulls
 from bundle.skull_implant.train.dataset_folder import DatasetFolder
+from bundle.skull_implant.train.losses import dice_coefficient
 from bundle.skull_implant.train.preparing import prepare_dataset
 from bundle.skull_implant.train.training_data import DefectCutter, SkullDataset
 from bundle.skull_implant.train.weights import save_weights
@@ -219,7 +220,5 @@ def implant_dice(network: SkullCompleter, dataset: SkullDataset, holes: int, see
         decoded = network.decode(code + network.step(code, cranial)) > 0.5
         truth = (complete - defective) > 0.5
         near = functional.max_pool3d(truth.float(), 2 * reach + 1, stride=1, padding=reach) > 0
-        found = decoded & near & (defective <= 0.5)
-        size = truth.flatten(1).sum(1) + found.flatten(1).sum(1)
-        scores.append(2 * (truth & found).flatten(1).sum(1) / size.clamp_min(1))
+        scores.append(dice_coefficient(decoded & near & (defective <= 0.5), truth))
     return float(torch.cat(scores).mean())

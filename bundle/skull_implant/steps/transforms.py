@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from bundle.skull_implant.design.hole_cover import HoleCover, hole_cover
 from bundle.skull_implant.design.implant import Holes, ImplantRules, fill_holes, find_holes
+from bundle.skull_implant.design.metrics import dice
 from bundle.skull_implant.design.rim_metrics import RimScore, rim_gap_and_step
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.fit.facial_fit import FacialFit
@@ -285,4 +286,4 @@ def bone_agreement(probability: np.ndarray, bone: np.ndarray, box: CanonicalBox,
     solid = bone > 0.5
     near = ndimage.distance_transform_edt(~solid, sampling=box.spacing_mm) <= reach_mm
     decoded = (probability > 0.5) & near
-    return float(2 * (decoded & solid).sum() / max(1, decoded.sum() + solid.sum()))
+    return dice(decoded, solid)

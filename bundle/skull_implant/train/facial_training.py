@@ -14,6 +14,7 @@ from bundle.skull_implant.model.facial_network import FacialNetwork, finer, miss
 from bundle.skull_implant.model.implant_unet import ImplantUNet
 from bundle.skull_implant.model.network import LATENT_CLASSES, SkullCompleter
 from bundle.skull_implant.train import processes
+from bundle.skull_implant.train.losses import dice_coefficient
 from bundle.skull_implant.train.training import Batch, update
 from bundle.skull_implant.train.training_data import SkullBatches
 from bundle.skull_implant.train.unet_training import ImplantLoss
@@ -175,7 +176,6 @@ class HeldOutFacialDice:
                 continue
             image, whole = (batch[key].to(self.device) for key in ("image", "whole"))
             decoded = completed(self.completer, image, batch["kind"].to(self.device))
-            found = missing_bone(self.network, image, decoded).flatten(1) > 0.5
-            truth = (whole - image).flatten(1) > 0.5
-            scores.append((2 * (found & truth).sum(1) / (found.sum(1) + truth.sum(1)).clamp_min(1)).cpu())
+            found = missing_bone(self.network, image, decoded) > 0.5
+            scores.append(dice_coefficient(found, whole - image > 0.5).cpu())
         return float(processes.gather(torch.cat(scores)).mean())

@@ -1,4 +1,4 @@
-"""The two terms of the method paper's loss, equation by equation."""
+"""The two terms of the method paper's loss, equation by equation, and the Dice coefficient that trainings report."""
 
 from __future__ import annotations
 
@@ -58,3 +58,9 @@ class SkullDiceLoss(nn.Module):
 def kl_divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
     """Divergence of N(mean, variance) from N(0, I), summed over batch and codes (Li et al. 2022, eq. 5)."""
     return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum()
+
+
+def dice_coefficient(found: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Dice coefficient (B,) of masks (B, ...) bool; 0 where both are empty."""
+    found, truth = found.flatten(1), truth.flatten(1)
+    return 2 * (found & truth).sum(1) / (found.sum(1) + truth.sum(1)).clamp_min(1)

@@ -17,7 +17,7 @@ from torch import nn
 from bundle.skull_implant.errors import InputError
 from bundle.skull_implant.model.network import SkullCompleter, SkullVAE
 from bundle.skull_implant.train import processes
-from bundle.skull_implant.train.losses import SkullDiceLoss, kl_divergence
+from bundle.skull_implant.train.losses import SkullDiceLoss, dice_coefficient, kl_divergence
 from bundle.skull_implant.train.training_data import send
 from bundle.skull_implant.whole_files import check_writable, whole_file, write_rows
 
@@ -318,7 +318,10 @@ class HeldOutDice:
     def __call__(self) -> float:
         """The mean over all volumes, at the training grid, thresholded at one half."""
         self.batches.epoch = 0
-        scores = [_dice(self.reconstruct(images), images) for images in _images(self.batches, self.device)]
+        scores = [
+            dice_coefficient(self.reconstruct(images) > 0.5, images > 0.5)
+            for images in _images(self.batches, self.device)
+        ]
         return float(processes.gather(torch.cat(scores)).mean())
 
 
@@ -342,11 +345,6 @@ class Reconstruction:
 
 def _images(batches: Iterable[Batch], device: torch.device) -> Iterable[torch.Tensor]:
     return (batch["image"].to(device) for batch in batches)
-
-
-def _dice(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    predicted, truth = (probability > 0.5).flatten(1), (target > 0.5).flatten(1)
-    return 2 * (predicted & truth).sum(1) / (predicted.sum(1) + truth.sum(1)).clamp_min(1)
 
 
 def update(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:

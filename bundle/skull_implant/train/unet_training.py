@@ -11,6 +11,7 @@ from torch import nn
 
 from bundle.skull_implant.model.implant_unet import ImplantUNet
 from bundle.skull_implant.train import processes
+from bundle.skull_implant.train.losses import dice_coefficient
 from bundle.skull_implant.train.training import Batch, update
 from bundle.skull_implant.train.training_data import SkullBatches
 
@@ -98,5 +99,4 @@ class HeldOutImplantDice:
         image, whole = (batch[key][damaged].to(self.device) for key in ("image", "whole"))
         if not len(image):
             return torch.zeros(0)
-        found, truth = (self.network.missing(image) > 0.5).flatten(1), (whole - image > 0.5).flatten(1)
-        return (2 * (found & truth).sum(1) / (found.sum(1) + truth.sum(1)).clamp_min(1)).cpu()
+        return dice_coefficient(self.network.missing(image) > 0.5, whole - image > 0.5).cpu()
