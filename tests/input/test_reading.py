@@ -49,7 +49,7 @@ def _write(path: Path, voxels: np.ndarray, grid: Grid | None = None, compress: b
     return path
 
 
-def _refusal(path: Path, **limits: float) -> str:
+def _refusal(path: Path | str, **limits: float) -> str:
     """The one line with which a path is refused."""
     with pytest.raises(InputError) as caught:
         read_case(path, **limits)
@@ -155,6 +155,7 @@ def test_reading_files_needs_no_pydicom(tmp_path: Path) -> None:
 def test_missing_inputs_are_named(tmp_path: Path) -> None:
     assert _refusal(tmp_path / "nope.nii.gz") == "nope.nii.gz: no such file or folder; check the path"
     assert "cannot be read" in _refusal(tmp_path / ("x" * 300))
+    assert "none was named" in _refusal("")
 
 
 def test_folders_without_a_ct_are_refused(tmp_path: Path) -> None:

@@ -172,8 +172,12 @@ def checked_path(path: str | Path) -> Path:
     """The absolute path of a file or folder that is there; links stay as they are, for the sake of the name.
 
     Raises:
-        InputError: it is not there, cannot be reached, is a device, or has characters that are not text.
+        InputError: it is not named, not there, cannot be reached, is a device, or has characters that are not text.
     """
+    if not str(path):  # the current folder else; MONAI Label hands it on for an image that its datastore does not have
+        raise InputError(
+            "the input must be a file or folder, none was named; MONAI Label: give an image of the server's folder"
+        )
     path = Path(os.path.abspath(path))
     # SimpleITK ends the process at a surrogate (a name that is not UTF-8), and a line break would split our one line.
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in str(path)):
