@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from bundle.skull_implant.surfaces.bone_gap import BoneSurface
+from bundle.skull_implant.surfaces.crumbs import without_crumbs
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Clearance:
         slope = 0.5 / float(np.mean(spacing / parts))
         kept = np.clip(0.5 + slope * (distance - self.distance_mm), 0.0, 1.0)
         fine[tuple(index.T)] = np.minimum(fine[tuple(index.T)], kept)
-        fine = self._without_crumbs(fine, abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0)
+        voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
+        fine = without_crumbs(fine, voxel_ml, self.crumb_ml, keep_largest=False)
         return fine, affine, float(np.count_nonzero(fine > 0.5)) / max(1, before)
 
     def push_out(self, vertices: np.ndarray, faces: np.ndarray, rounds: int = 5) -> np.ndarray:
@@ -85,11 +87,3 @@ class Clearance:
         outward = (points[near] - closest[near]) / distance[near, None]  # the sign turns it outward inside bone, too
         way[near] = outward * (self.distance_mm - distance[near, None])
         return way
-
-    def _without_crumbs(self, field: np.ndarray, voxel_ml: float) -> np.ndarray:
-        labels, count = ndimage.label(field > 0.5)
-        small = np.flatnonzero(np.bincount(labels.ravel(), minlength=count + 1) * voxel_ml < self.crumb_ml)
-        crumbs = np.isin(labels, small[small > 0])
-        if crumbs.any():
-            field[ndimage.binary_dilation(crumbs, iterations=2) & ~((labels > 0) & ~crumbs)] = 0.0
-        return field

@@ -10,6 +10,7 @@ from skimage.measure import marching_cubes
 
 from bundle.skull_implant.bounding_box import bounding_box
 from bundle.skull_implant.surfaces.clearance import Clearance
+from bundle.skull_implant.surfaces.crumbs import without_bubbles, without_crumbs
 from bundle.skull_implant.volume import Volume
 
 
@@ -35,13 +36,16 @@ class Solid:
         return np.asarray(np.linalg.norm(self.to_lps[:3, :3], axis=0))
 
 
-def solid(mask: Volume, smoothing_voxels: float = 0.6, clearance: Clearance | None = None) -> Solid:
+def solid(
+    mask: Volume, smoothing_voxels: float = 0.6, clearance: Clearance | None = None, crumb_ml: float = 0.01
+) -> Solid:
     """The solid that a mask describes.
 
     Args:
         mask: nonzero inside, on any grid: anisotropic, oblique or mirrored.
         smoothing_voxels: standard deviation of the blur. 0.6 is the most that keeps a plate of one voxel.
         clearance: cuts off what is too near to the bone.
+        crumb_ml: loose parts beside the largest one and closed voids that are smaller than this are left out.
 
     Raises:
         ValueError: the mask is empty.
@@ -54,6 +58,7 @@ def solid(mask: Volume, smoothing_voxels: float = 0.6, clearance: Clearance | No
     field = ndimage.gaussian_filter(np.pad(inside[box], padding).astype(np.float32), smoothing_voxels)
     to_lps = mask.grid.affine.copy()
     to_lps[:3, 3] = (to_lps @ [*(side.start - padding for side in box), 1.0])[:3]
+    field = without_bubbles(without_crumbs(field, mask.grid.voxel_ml, crumb_ml), mask.grid.voxel_ml, crumb_ml)
     volume_mm3 = np.count_nonzero(inside[box]) * mask.grid.voxel_ml * 1000.0
     if clearance is not None:
         field, to_lps, share = clearance.carve(field, to_lps)
