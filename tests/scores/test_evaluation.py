@@ -99,6 +99,7 @@ def test_the_comparison_has_every_method_for_every_defect(
     assert all(score.seconds > 0 and score.peak_gb > 0.1 for score in scores)
     assert {score.method for score in scores if score.status} == {METHODS[-1]}
     assert {score.status for score in scores if score.method == METHODS[-1]} == {"review"}  # of untrained networks
+    assert all(score.reasons for score in scores if score.status)
     printed = capsys.readouterr().out
     assert all(f"| validation | official | {method} | 1 |" in printed for method in METHODS)
     assert f"| {SITES[0]} (1) |" in printed

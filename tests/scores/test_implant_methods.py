@@ -10,15 +10,18 @@ import torch
 from torch import nn
 
 from bundle.skull_implant.design.metrics import dice
+from bundle.skull_implant.errors import CaseRefused
 from bundle.skull_implant.fit.table_model import TableModel
 from bundle.skull_implant.frame.canonical_grid import CanonicalBox, to_canonical
 from bundle.skull_implant.frame.vault_rays import VaultRays
+from bundle.skull_implant.input.reading import Case
 from bundle.skull_implant.peers.table_completion import TableCompletion
 from bundle.skull_implant.scores.evaluation import score_design
 from bundle.skull_implant.scores.implant_methods import (
     BaselineMethod,
     DefectiveSkull,
     Design,
+    InferenceMethod,
     ShapeModelMethod,
     UNetMethod,
 )
@@ -157,3 +160,13 @@ def test_a_baseline_takes_the_class_that_it_is_told(egg: Egg) -> None:
     assert design.defect_class == "cranial"
     assert dice(design.implant, egg.hole) > 0.9
     assert not BaselineMethod("nothing", skulls, BOX, EGG).design(case).implant.any()
+
+
+def test_a_skull_that_inference_refuses_has_no_implant_and_the_reasons(egg: Egg) -> None:
+    def refuse(case: Case, skull: Volume) -> None:
+        raise CaseRefused(case.name, ["too little of the vault"])
+
+    design = InferenceMethod(refuse).design(egg.case(egg.hole))  # type: ignore[arg-type]
+
+    assert not design.implant.any()
+    assert design.report() == {"status": "refused", "reasons": ["too little of the vault"]}

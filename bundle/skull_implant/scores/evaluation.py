@@ -206,6 +206,7 @@ def score_design(
         if truth.any()
         else ImplantScore(np.nan, np.nan, np.nan, bool(implant.any()))
     )
+    report = found.result.report()
     seam = truth.any() and case.true_class == "cranial"
     rim = rim_gap_and_step(implant, skull, case.frame, template) if seam else NO_RIM
     bone_voxels = np.count_nonzero(skull.voxels)
@@ -222,7 +223,8 @@ def score_design(
         seconds=found.seconds,
         peak_gb=found.peak_gb,
         expected_dsc=found.result.expected_dsc,
-        status=found.result.status(),
+        status=report.get("status", ""),
+        reasons="; ".join(report.get("reasons", [])),
     )
 
 

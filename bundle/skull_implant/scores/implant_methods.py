@@ -5,9 +5,9 @@ Every method gets the same skull in the same canonical frame, and its completed 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -54,14 +54,13 @@ class Design:
         implant: (X, Y, Z) bool, on the scan's grid; empty where it found no hole.
         defect_class: that the cleaning used, or :data:`ANYWHERE`; "" of a method that cannot design for this defect.
         expected_dsc: what the method expects of its implant; NaN where it expects nothing.
-        status: gives that of a report, "ok", "review" or "refused", once it is asked for; "" of a method without
-            report.
+        report: makes the report, with `status` and `reasons`, when it is asked for; empty of a method that has none.
     """
 
     implant: np.ndarray
     defect_class: str
     expected_dsc: float = float("nan")
-    status: Callable[[], str] = str
+    report: Callable[[], Mapping[str, Any]] = dict
 
 
 class ImplantMethod(Protocol):
@@ -86,13 +85,14 @@ class InferenceMethod:
         mask = Volume(case.skull.voxels.astype(np.uint8), case.skull.grid)
         try:
             data = self.designer(Case("skull", mask, True, {}), case.skull)
-        except CaseRefused:
-            return Design(np.zeros(case.skull.voxels.shape, bool), "", status=lambda: "refused")
+        except CaseRefused as error:
+            told = {"status": "refused", "reasons": error.reasons}
+            return Design(np.zeros(case.skull.voxels.shape, bool), "", report=lambda: told)
         return Design(
             data["implant"].voxels,
             data["defect_class"],
             float(data["expected_dsc"]),
-            lambda: str(report_of(data)["status"]),
+            lambda: report_of(data),
         )
 
 

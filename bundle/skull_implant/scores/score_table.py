@@ -51,6 +51,7 @@ class Score:
         step_inner_mm: at the inner table.
         expected_dsc: what the method itself expected; NaN where it expects nothing.
         status: of the report, "ok", "review" or "refused"; empty where a method has none.
+        reasons: for a review or refusal, with semicolons between.
     """
 
     part: str
@@ -73,6 +74,7 @@ class Score:
     step_inner_mm: float = np.nan
     expected_dsc: float = np.nan
     status: str = ""
+    reasons: str = ""
 
 
 @dataclass(frozen=True)
