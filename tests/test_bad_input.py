@@ -337,7 +337,10 @@ def test_an_output_folder_that_is_a_file_is_one_line(tmp_path: Path, model_file:
     path = write_voxels(tmp_path / "ct.nii.gz", hu().astype(np.int16))
     (tmp_path / "results").write_text("in the way")
 
-    assert_one_line(complete(path, tmp_path / "results", model_file), "OUTPUT_DIR must be a folder")
+    assert_one_line(
+        complete(path, tmp_path / "results", model_file),
+        "results must go to a folder that can be written, got: Not a directory",
+    )
     assert (tmp_path / "results").read_text() == "in the way"
 
 
