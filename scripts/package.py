@@ -4,7 +4,7 @@ from bundle.skull_implant.commands.command_line import run_command
 
 
 def package(output_dir: str = "dist") -> None:
-    """Write skull_implant_v<version>.zip to OUTPUT_DIR: configs, weights, docs, licence, package and commands.
+    """Write skull_implant_v<version>.zip to OUTPUT_DIR: README, configs, weights, docs, licence, package and commands.
 
     Args:
         output_dir: folder of the zip; an earlier one of the same version is replaced.

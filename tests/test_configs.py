@@ -190,6 +190,7 @@ def test_every_training_checks_what_it_needs_before_it_runs(name: str) -> None:
         before = steps[: next(place for place, step in enumerate(steps) if ".run" in step)]
         assert "$overrides.refuse_unknown_overrides()" in before
         assert "$errors.exit_if_refused(datalist.check_dataset, @dataset_dir)" in before
+        assert any(str(step).startswith("$errors.exit_if_refused(stages.check_targets, @output_dir") for step in before)
         if "start_model" in config:
             assert "$errors.exit_if_refused(weights.check_completer, @start_model)" in before
 
@@ -213,7 +214,13 @@ def test_inference_honors_the_settings_of_the_command_line() -> None:
 
     flags_of_command = set(inspect.signature(scripts.complete.complete).parameters) - {"input"}
 
-    assert flags_of_command <= set(load("inference.yaml"))
+    config = load("inference.yaml")
+    assert flags_of_command <= set(config)
+    (reading,) = [each for each in config["preprocessing"]["transforms"] if each["_target_"].endswith("ReadCased")]
+    assert (reading["series_number"], config["options"]["series_number"]) == (
+        "$@options.series_number",
+        "@series_number",
+    )
 
 
 def test_inference_and_command_line_have_the_same_defaults() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,15 +69,31 @@ def test_a_folder_that_can_be_made_is_taken_and_not_made(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("below", "found"),
-    [("file", "Not a directory"), ("file/results", "Not a directory"), ("n" * 300, "File name too long")],
-    ids=["a file", "below a file", "a name too long"],
+    [
+        ("file", "Not a directory"),
+        ("file/results", "Not a directory"),
+        ("link", "No such file or directory"),
+        ("n" * 300, "File name too long"),
+    ],
+    ids=["a file", "below a file", "a link to nothing", "a name too long"],
 )
 def test_what_takes_no_files_is_refused_in_one_line(tmp_path: Path, below: str, found: str) -> None:
     (tmp_path / "file").write_text("kept")
+    (tmp_path / "link").symlink_to("nowhere")
 
     with pytest.raises(InputError, match=rf"must go to a folder that can be written, got: {found}; name another one$"):
         check_writable(tmp_path / below)
     assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EDQUOT])
+def test_what_the_system_says_of_a_folder_is_told(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(InputError, match=rf"written, got: {os.strerror(number)}; name another one$"):
+        check_writable(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -54,12 +54,15 @@ def as_input_error(error: BaseException) -> InputError | None:
 
 
 def exit_if_refused(check: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """What a check returns; one line on stderr and exit status 1, before any work, where it raises an InputError.
+    """What a check returns; one line on stderr and exit status 1 where it raises what a user can act on.
 
     For configs: what MONAI raises from a component is a traceback of many lines.
     """
     try:
         return check(*arguments, **named)
-    except InputError as error:
-        print(str(error), file=sys.stderr)
+    except Exception as error:
+        expected = as_input_error(error)
+        if expected is None:
+            raise
+        print(str(expected), file=sys.stderr)
         sys.exit(1)

@@ -65,7 +65,9 @@ def check_writable(folder: str | Path) -> Path:
         InputError: what is there is no folder, or it or the nearest folder above it cannot be written.
     """
     try:
-        near = next(each for each in (Path(folder), *Path(folder).absolute().parents) if each.exists())
+        near = next(
+            each for each in (Path(folder), *Path(folder).absolute().parents) if each.exists() or each.is_symlink()
+        )
         with tempfile.TemporaryFile(dir=near):  # asks the system, whose rules are many
             return Path(folder)
     except OSError as error:

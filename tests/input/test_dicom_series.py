@@ -85,6 +85,9 @@ def test_a_series_is_taken_by_its_number(tmp_path: Path) -> None:
     assert read_dicom_folder(tmp_path, series_number=2)[1]["slice_count"] == 5
     with pytest.raises(InputError, match=r"no CT series has the number 7, 3 \(9 slices\), 2 \(5 slices\) arrived"):
         read_dicom_folder(tmp_path, series_number=7)
+    write_series(tmp_path / "another", head_voxels((12, 10, 6)), number=2)
+    with pytest.raises(InputError, match=r"one CT series must have the number 2, 2 arrived, of 6, 5 slices"):
+        read_dicom_folder(tmp_path, series_number=2)
 
 
 def test_copies_and_time_points_do_not_make_a_series_longer(tmp_path: Path) -> None:

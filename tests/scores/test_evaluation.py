@@ -204,12 +204,17 @@ def test_a_refused_skull_is_a_failure_of_every_method(
         raise CaseRefused(case, ["no vault"])
 
     monkeypatch.setattr(evaluation, "estimate_frame", refuse)
-    protocol = one_method(files, varied_holes=2, baselines=True, persons={"validation": 0})
+    fitted = {"fitted": (str(files["folder"] / "model.pt"), 1.0, 0, True)}
+    protocol = one_method(files, varied_holes=2, baselines=True, persons={"validation": 0}, other_models=fitted)
 
-    evaluate(str(files["source"]), str(tmp_path), protocol, workers=1)
+    tables = evaluate(str(files["source"]), str(tmp_path), protocol, workers=1)
 
     scores = read_scores(tmp_path / "scores.csv")
-    assert [score.method for score in scores] == [*METHODS[:4], "VAE"] * 5
+    assert [score.method for score in scores] == [*METHODS[:4], "VAE", "fitted"] * 5
+    assert {(score.method, score.status, score.reasons) for score in scores if score.status} == {
+        ("fitted", "refused", "no vault")
+    }
+    assert "| validation | varied | fitted | 2 | 0 | 0 | - | 2 | 0 |" in tables
     assert all(score.failed for score in scores)
     assert {score.dsc for score in scores if score.defect != "none"} == {0.0}
 

@@ -40,7 +40,17 @@ def test_the_answer_of_the_bundles_model_is_handed_over() -> None:
 def test_without_a_server_one_line_says_how_to_start_it() -> None:
     client = FakeClient(ConnectionRefusedError(111, "Connection refused"))
 
-    with pytest.raises(InputError, match=r"^http://127.0.0.1:8000: .* `make label` .* Connection refused; start it"):
+    with pytest.raises(
+        InputError,
+        match=r"^http://127.0.0.1:8000: .* `make label` .* Connection refused; start it with the folder of head$",
+    ):
+        ask(client, "head", {})
+
+
+def test_an_error_of_the_server_is_told_as_one_of_the_server() -> None:
+    client = FakeClient(RuntimeError("Status: 500; Response: Internal Server Error"))
+
+    with pytest.raises(InputError, match=r"no answer for head but RuntimeError Status: 500; .*; see its terminal$"):
         ask(client, "head", {})
 
 

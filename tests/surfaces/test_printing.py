@@ -126,7 +126,7 @@ def test_a_clearance_that_leaves_nothing_is_a_review_and_no_file(tmp_path: Path)
 
     assert not list(tmp_path.iterdir())
     assert print_reasons(found, settings, ReviewRules()) == [
-        "a clearance of 5 mm leaves nothing of the implant, no surface was written"
+        "a clearance of 5 mm leaves nothing of the implant that could be printed, no surface was written"
     ]
 
 

@@ -33,7 +33,7 @@ class BatchFolder:
 
     def __enter__(self) -> Path:
         while not self._lock():
-            self.lock.close()
+            pass
         self._clear_up()
         return self.root
 
@@ -43,6 +43,8 @@ class BatchFolder:
         try:
             self.work.mkdir(parents=True, exist_ok=True)
             self.lock = path.open("w")
+        except FileNotFoundError:  # removed between the two
+            return False
         except OSError as error:
             rule = "OUTPUT_ROOT must be a folder that can be written"
             raise InputError(f"{self.root}: {rule} ({error.strerror}); name another one") from error
@@ -53,7 +55,9 @@ class BatchFolder:
             rule = "only one batch at a time may write to an OUTPUT_ROOT"
             raise InputError(f"{self.root}: {rule}, another is at work; wait for it or name another one") from error
         with contextlib.suppress(FileNotFoundError):
-            return os.path.samestat(os.fstat(self.lock.fileno()), path.stat())
+            if os.path.samestat(os.fstat(self.lock.fileno()), path.stat()):
+                return True
+        self.lock.close()
         return False
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

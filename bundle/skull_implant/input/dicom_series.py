@@ -185,8 +185,19 @@ def _refuse_if_copied_in_part(series: CTSeries, folder: Path) -> None:
 def _chosen(series: list[CTSeries], folder: Path, number: int | None) -> CTSeries:
     candidates = [one for one in series if number is None or one.number == number]
     if not candidates:
-        found = ", ".join(f"{one.number} ({one.slice_count} slices)" for one in series)
-        raise InputError(f"{folder.name}: no CT series has the number {number}, {found} arrived; choose one of these")
+        found = ", ".join(
+            f"{'none' if one.number is None else one.number} ({one.slice_count} slices)" for one in series
+        )
+        raise InputError(
+            f"{folder.name}: no CT series has the number {number}, {found} arrived; choose one of these, or give the "
+            "folder of one alone"
+        )
+    if number is not None and len(candidates) > 1:
+        slices = ", ".join(str(one.slice_count) for one in candidates)
+        raise InputError(
+            f"{folder.name}: one CT series must have the number {number}, {len(candidates)} arrived, of {slices} "
+            "slices; give the folder of one alone"
+        )
     chosen = candidates[0]
     logger.info("%s (%d slices) of %d CT series", chosen.label, chosen.slice_count, len(series))
     return chosen

@@ -108,7 +108,7 @@ def picture_cases(
     protocol = _kept_protocol(scores_file, part, dataset_dir, model_file, method)
     ((_, gamma, fit_steps, rim_fit),) = protocol.models.values()
     network = SkullCompleter.from_file(model_file)
-    designer = ImplantDesigner(network, gamma=gamma, fit_steps=fit_steps, rim_fit=bool(rim_fit))
+    designer = ImplantDesigner(network, gamma=gamma, fit_steps=fit_steps, rim_fit=rim_fit is True)
     jobs = _jobs(scores, protocol, source)
     for defect, cases in chosen.items():
         for rank, (score, place) in cases.items():

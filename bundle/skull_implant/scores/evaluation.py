@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from bundle.skull_implant.frame.canonical_grid import to_canonical
 from bundle.skull_implant.frame.vault_template import VaultTemplate
 from bundle.skull_implant.model.inferers import CompletionInferer
 from bundle.skull_implant.model.network import DEFECT_CLASSES
-from bundle.skull_implant.scores.implant_methods import CompleterMethod, DefectiveSkull, ImplantMethod
+from bundle.skull_implant.scores.implant_methods import CompleterMethod, DefectiveSkull, ImplantMethod, InferenceMethod
 from bundle.skull_implant.scores.score_table import (
     Score,
     SkullScore,
@@ -158,8 +158,7 @@ def _score_person(job: PersonJob, names: list[str], protocol: Protocol) -> tuple
         frame = estimate_frame(complete.voxels, complete.grid, template, case=job.source.name)
     except CaseRefused as error:
         logger.warning("%s", error)
-        planned = planned_pieces(official is not None, job.sites)
-        return refused_scores(*job.person, planned, list(methods)), []
+        return _refused(job, planned_pieces(official is not None, job.sites), methods, error), []
     generator = np.random.default_rng([protocol.seed, job.number, job.part == "training"])
     pieces = native_pieces(complete, official, frame, job.sites, generator)
     implants: list[Score] = []
@@ -170,7 +169,7 @@ def _score_person(job: PersonJob, names: list[str], protocol: Protocol) -> tuple
             frame = estimate_frame(skull.voxels, skull.grid, template, case=job.source.name)
         except CaseRefused as error:
             logger.warning("%s", error)
-            implants += refused_scores(*job.person, [(defect, site)], list(methods))
+            implants += _refused(job, [(defect, site)], methods, error)
             continue
         case = DefectiveSkull(skull, frame, "facial" if defect == "facial" else "cranial")
         row = (*job.person, defect, site)
@@ -178,6 +177,17 @@ def _score_person(job: PersonJob, names: list[str], protocol: Protocol) -> tuple
         if protocol.whole_skulls:
             skulls += _whole_skulls(job, defect, complete, case, methods)
     return implants, skulls
+
+
+def _refused(
+    job: PersonJob, defects: Sequence[tuple[str, str]], methods: Mapping[str, ImplantMethod], error: CaseRefused
+) -> list[Score]:
+    """Failed rows of a skull that cannot be aligned, which a report would call refused."""
+    reasons = "; ".join(error.reasons)
+    return [
+        replace(row, status="refused", reasons=reasons) if isinstance(methods[row.method], InferenceMethod) else row
+        for row in refused_scores(*job.person, defects, list(methods))
+    ]
 
 
 def score_design(
@@ -201,12 +211,13 @@ def score_design(
     skull = case.skull
     found = measured(lambda: method.design(case))
     implant = found.result.implant
+    report = found.result.report()
+    refused = report.get("status") == "refused"
     score = (
         score_implant(implant, truth, skull.voxels, skull.grid.spacing)
         if truth.any()
-        else ImplantScore(np.nan, np.nan, np.nan, bool(implant.any()))
+        else ImplantScore(np.nan, np.nan, np.nan, bool(implant.any()) or refused)
     )
-    report = found.result.report()
     seam = truth.any() and case.true_class == "cranial"
     rim = rim_gap_and_step(implant, skull, case.frame, template) if seam else NO_RIM
     bone_voxels = np.count_nonzero(skull.voxels)

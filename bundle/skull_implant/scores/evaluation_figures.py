@@ -18,6 +18,7 @@ from bundle.skull_implant.scores.score_table import read_scores, read_skull_scor
 from bundle.skull_implant.scores.scoring_protocol import Protocol
 from bundle.skull_implant.train.latent_statistics import encode_classes
 from bundle.skull_implant.train.training_data import DefectCutter, SkullDataset
+from bundle.skull_implant.whole_files import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +49,9 @@ class EvaluationFigures:
             first model, `training_curves.png`.
 
         Raises:
-            InputError: no scores there, an unknown person, no curves in a run.
+            InputError: no scores there, an unknown person, no curves in a run, or a folder that cannot be written.
         """
-        folder = Path(output_dir)
+        folder = check_writable(output_dir)
         scores, skulls = read_scores(folder / "scores.csv"), read_skull_scores(folder / "skulls.csv")
         drawn = []
         if self.curve_runs:

@@ -1,6 +1,7 @@
 """What designs an implant, in one shape: the bundle's model with more or fewer of its steps, and what it is held to.
 
-Every method gets the same skull in the same canonical frame, and its completed skull the same cleaning.
+Every method gets the same skull, and its completed skull the same cleaning; all but inference, which aligns the skull
+itself, get the same canonical frame.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class ImplantMethod(Protocol):
 
 @dataclass(frozen=True)
 class InferenceMethod:
-    """What inference does, all of its steps and its report: the same voxels as by `scripts.complete`.
+    """What inference does from the bone mask on, and its report: the voxels of `scripts.complete` for such a mask.
 
     Args:
         designer: with the steps of `configs/inference.yaml`.

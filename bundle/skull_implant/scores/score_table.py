@@ -37,12 +37,13 @@ class Score:
         dsc: of the implant; NaN for an undamaged skull, as are the next two.
         bdsc: of the implant within 10 mm of the bone.
         hd95_mm: infinite where the prediction is empty.
-        failed: no implant for a defect, or an implant for an undamaged skull.
+        failed: no implant for a defect, an implant for an undamaged skull, or refused.
         skull_dsc: completed against complete skull, on the scan's grid.
         implant_ml: volume.
         defect_class: that was used, "any" by a method without classes; empty where the skull was refused or the method
             is not for this defect.
-        seconds: from the bone mask to the implant.
+        seconds: from the bone mask to the implant; of a method with a report with aligning the skull and measuring the
+            rim and the hole, which the others are given or do not do.
         peak_gb: largest resident memory of the process meanwhile, 2^30 bytes; NaN where the system does not tell.
         gap_outer_mm: median gap between implant and bone along the rim at the outer table (`rim_metrics.RimScore`); NaN
             for a facial defect and without an implant, as are the next three.

@@ -66,7 +66,7 @@ class Protocol:
                 f"varied_holes must be 0 to {len(SITES)} a person, one for each site, got {self.varied_holes}"
             )
         for name, (_, _, _, rim_fit) in self.all_models.items():
-            if rim_fit not in (True, False, WITHOUT_DEFECT_NETWORKS):
+            if not isinstance(rim_fit, bool) and rim_fit != WITHOUT_DEFECT_NETWORKS:
                 raise InputError(
                     f"rim_fit of {name} must be true, false or {WITHOUT_DEFECT_NETWORKS!r}, got {rim_fit!r}"
                 )

@@ -36,12 +36,12 @@ def ask(client: Client, image: str, options: Mapping[str, Any]) -> tuple[str, di
     asked = {"result_extension": ".nrrd", "result_dtype": "uint8", **options}
     try:
         file, result = client.infer(BUNDLE_NAME, image, asked)
-    except Exception as error:  # OSError without a server; with one the client's own class, which is nowhere else
-        told = " ".join(str(error).split())
-        raise InputError(
-            f"{client.get_server_url()}: a server started by `make label` must answer for {image}, got: {told}; "
-            "start it with the folder that the image is in"
-        ) from error
+    except OSError as error:
+        rule = f"a server started by `make label` must answer, got: {' '.join(str(error).split())}"
+        raise InputError(f"{client.get_server_url()}: {rule}; start it with the folder of {image}") from error
+    except Exception as error:  # the client's own class, which is in the environment of `make label` alone
+        told = f"{type(error).__name__} {' '.join(str(error).split())}"
+        raise InputError(f"{client.get_server_url()}: no answer for {image} but {told}; see its terminal") from error
     if result["status"] == "refused":
         raise InputError(f"{image}: the server refused it: {'; '.join(result['reasons'])}")
     return file, result

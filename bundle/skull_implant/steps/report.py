@@ -261,7 +261,10 @@ def print_reasons(report: dict[str, Any], printing: PrintSettings, rules: Review
     if "holes" not in implant:
         return []
     if "watertight" not in implant:
-        return [f"a clearance of {clearance_mm:g} mm leaves nothing of the implant, no surface was written"]
+        return [
+            f"a clearance of {clearance_mm:g} mm leaves nothing of the implant that could be printed, "
+            "no surface was written"
+        ]
     error, pieces, holes = implant["surface_volume_error"], implant["pieces"], implant["holes"]
     gap, thin = implant["gap_mm"].get("min", np.inf), implant["thinner_than_minimum"]
     found = [

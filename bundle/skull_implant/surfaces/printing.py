@@ -40,9 +40,9 @@ def print_implant(
 
     Returns:
         For `report.json`: `holes`, pieces of the mask; `cleared_ml`, what the clearance took off the mask; and, unless
-        that was all, of the files `watertight`, `surface_volume_ml`, `surface_volume_error` as a share of the volume
-        of the mask without what was cleared, `pieces`, `openings`, `triangles`, and of the shape `thickness_mm`,
-        `thinner_than_minimum` as a share of its middle surface, `gap_mm` as :func:`rim_gap_mm` has it.
+        that was all or nearly all, of the files `watertight`, `surface_volume_ml`, `surface_volume_error` as a share of
+        the volume of the mask without what was cleared, `pieces`, `openings`, `triangles`, and of the shape
+        `thickness_mm`, `thinner_than_minimum` as a share of its middle surface, `gap_mm` as :func:`rim_gap_mm` has it.
     """
     bone = BoneSurface(skull, implant)
     clearance = Clearance(bone, settings.clearance_mm) if settings.clearance_mm > 0 else None
