@@ -86,8 +86,10 @@ def truncated() -> Iterator[Hostile]:
         for length in (0, 1, 2, 4, 10, 40, 100, 200, 347, 352, len(content) // 3, len(content) // 2, len(content) - 1):
             yield Hostile(f"{extension} cut to {length}", as_file(f"cut{extension}", content[:length]))
     length = len(good_slices()[7][1])
-    for cut in (0, 1, 100, 131, 132, 140, 200, 260, 300, 400, 500, 600, length // 2, length - 100, length - 1):
-        yield Hostile(f"DICOM cut to {cut}", as_series(lambda content, cut=cut: content[:cut]))
+    cuts = {f"to {cut}": cut for cut in (0, 1, 100, 131, 132, 140, 200, 260, 300, 400, 500, 600)}
+    cuts |= {"to half": length // 2, "by 100": length - 100, "by 1": length - 1}  # random UIDs are not all as long
+    for name, cut in cuts.items():
+        yield Hostile(f"DICOM cut {name}", as_series(lambda content, cut=cut: content[:cut]))
 
 
 def bent() -> Iterator[Hostile]:
